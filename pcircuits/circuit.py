@@ -1,0 +1,219 @@
+"""The circuit: a plan and its parameters, a distribution that evidence conditions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcircuits.distributions import InputFamily, Smoothing
+from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
+from pcircuits.evaluator import evaluate
+from pcircuits.evidence import Evidence, describe, rows_of
+from pcircuits.layers import build_groups
+from pcircuits.plan import InputLevel, Plan, compile_plan
+from pcircuits.posterior import Posterior
+from pcircuits.queries import MPE, Moments
+from pcircuits.statistics import Statistics, collect
+from pcircuits.structures import RegionGraph
+from pcircuits.types import Float, Shaped, Tensor
+
+
+class Circuit(nn.Module):
+    """A probabilistic circuit over D variables (Choi, Vergari, Van den Broeck 2020): smooth and decomposable by construction.
+
+    Args:
+        graph: how the variables decompose.
+        inputs: one input family for all variables, or one a variable.
+        num_units: K units a region; the graph's own hint if left out.
+        layer: "cp", "cp-t" or "tucker" (see `compile_plan`); the graph's own hint if left out.
+        seed: of the random initial parameters.
+        dtype: of parameters and values. Log scales and log evidences are float64 always.
+
+    Raises:
+        StructureError, ParameterError: arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        graph: RegionGraph,
+        inputs: InputFamily | Sequence[InputFamily],
+        *,
+        num_units: int | None = None,
+        layer: str | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        sum_ties: Mapping[int, str] | None = None,
+        input_ties: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__()
+        units = graph.num_units if num_units is None else num_units
+        if not isinstance(units, int) or units < 1:
+            raise ParameterError(f"`num_units` must be a positive integer, got {units!r}; this region graph carries no hint of its own")
+        if dtype not in (torch.float32, torch.float64):
+            raise ParameterError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
+        if not isinstance(graph, RegionGraph):
+            raise StructureError(f"`graph` must be a RegionGraph, got {type(graph).__name__}")
+        self.graph, self.num_units, self.layer = graph, units, layer or graph.default_layer
+        self.inputs = _families(inputs, graph.num_variables)
+        self.ties = {"sum": dict(sum_ties or {}), "input": dict(input_ties or {})}
+        self._plan = compile_plan(graph, self.inputs, units, self.layer, sum_ties=sum_ties, input_ties=input_ties)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.groups = build_groups(dict(self._plan.groups), generator)
+        if getattr(graph, "observed_latents", False):
+            self._make_inputs_indicators()
+        self.to(dtype)
+        self._cache: tuple[tuple, dict[str, Any]] | None = None
+
+    @property
+    def num_variables(self) -> int:
+        return self.graph.num_variables
+
+    @property
+    def num_parameters(self) -> int:
+        """Free entries of all parameter tensors, tied ones counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def num_categories(self) -> int | None:
+        """V of circuits whose variables are all discrete with equally many values, else None."""
+        sizes = {family.num_categories for family in self.inputs}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def version(self) -> tuple:
+        """Changes whenever a parameter or support mask is changed in place, replaced, moved or loaded."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return tuple((id(t), t._version, t.dtype, t.device) for t in tensors)
+
+    @property
+    def plan(self) -> Plan:
+        """The folded levels, with index tensors on the parameters' device; `print(circuit.plan)` shows them."""
+        level = next(x for x in self._plan.levels if isinstance(x, InputLevel))
+        if level.rows.device != self.device:
+            self._plan = self._plan.to(self.device)
+        return self._plan
+
+    def prepared(self) -> dict[str, Any]:
+        """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked for."""
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            return {name: group.prepare() for name, group in self.groups.items()}
+        version = self.version
+        if self._cache is None or self._cache[0] != version:
+            with torch.no_grad():
+                self._cache = (version, {name: group.prepare() for name, group in self.groups.items()})
+        return self._cache[1]
+
+    def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        return self.log_prob(x)
+
+    def log_prob(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """`log p(x)` of complete values, (B, D) to (B,), natural log, float64."""
+        return self.condition(Evidence(x)).log_evidence
+
+    def condition(self, evidence: Evidence) -> Posterior:
+        """The distribution given the evidence.
+
+        Raises:
+            ShapeError, EvidenceError: evidence of another size, device or domain.
+        """
+        self._validate(evidence)
+        with torch.autocast(self.device.type, enabled=False):
+            return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype))
+
+    def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> Shaped[Tensor, "N D"]:
+        """`n` samples, (n, D)."""
+        return self.condition(self._nothing()).sample(n, generator=generator)[:, 0]
+
+    def marginals(self) -> Float[Tensor, "D V"] | list[Tensor | Moments]:
+        """`p(X_i)`, (D, V), or a list with one entry a variable as for a posterior."""
+        result = self.condition(self._nothing()).marginals()
+        if isinstance(result, Tensor):
+            return result[0]
+        return [Moments(*(m[0] for m in r)) if isinstance(r, Moments) else r[0] for r in result]
+
+    def mpe(self) -> MPE:
+        """The most probable values (D,), as for a posterior."""
+        return MPE(*(field[0] for field in self.condition(self._nothing()).mpe()))
+
+    def statistics(self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Float[Tensor, " B"] | None = None) -> Statistics:
+        """Expected counts of every parameter given the evidence, summed over the batch: the E step of EM.
+
+        Raises:
+            EvidenceError: impossible evidence, naming the rows.
+            ShapeError, ParameterError: weights of another shape, or negative, NaN or all zero.
+        """
+        evidence = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
+        with torch.no_grad():
+            posterior = self.condition(evidence)
+            posterior._possible()
+            return collect(self.plan, posterior._evaluation, _weights(sample_weights, evidence), posterior.log_evidence)
+
+    def maximise(self, statistics: Statistics, *, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0) -> None:
+        """Set the parameters in place from expected counts: the M step of EM.
+
+        `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with `a` the pseudocount over k children; with `relative`, `a` is a fraction of
+        the unit's own total. Units that were never reached keep their parameters, and entries outside the support stay zero.
+        """
+        if not (pseudocount >= 0 and 0 <= step <= 1):
+            raise ParameterError(f"`pseudocount` must be at least 0 and `step` in [0, 1], got {pseudocount!r} and {step!r}")
+        if set(statistics.counts) != set(self.groups):
+            raise ParameterError("`statistics` has other parameter groups than this circuit; they come from circuit.statistics")
+        for name, counts in statistics.counts.items():
+            self.groups[name].maximise(counts, Smoothing(pseudocount, relative, step))
+
+    def _nothing(self) -> Evidence:
+        return Evidence.nothing(1, self.num_variables, self.device)
+
+    def _validate(self, evidence: Evidence) -> None:
+        if not isinstance(evidence, Evidence):
+            raise EvidenceError(f"`evidence` must be an Evidence, got {describe(evidence)}")
+        if evidence.num_variables != self.num_variables:
+            raise ShapeError(f"evidence has {evidence.num_variables} variables, this circuit has {self.num_variables}")
+        if evidence.device != self.device:
+            raise EvidenceError(f"evidence is on {evidence.device}, this circuit on {self.device}; move one with .to(...)")
+        for level in self.plan.levels:
+            if isinstance(level, InputLevel):
+                level.family.validate(evidence.of_variables(level.variables), level.variables)
+
+    @torch.no_grad()
+    def _make_inputs_indicators(self) -> None:
+        """Unit k of each input region becomes the indicator of category k: latent states are the observed values (Chow-Liu tree)."""
+        for group in self.groups.values():
+            family = getattr(group, "family", None)
+            if family is None:
+                continue
+            if not hasattr(group, "logits") or family.num_categories != self.num_units:
+                raise StructureError(f"this region graph needs Categorical({self.num_units}) inputs, one unit a category; got {family!r}")
+            eye = torch.eye(self.num_units, dtype=torch.bool).expand(group.logits.shape)
+            group.restrict(eye.clone())
+
+    def extra_repr(self) -> str:
+        return f"{self.num_variables} variables, {self.num_units} units a region, layer {self.layer}, {self.num_parameters:,} parameters"
+
+
+def _families(inputs: InputFamily | Sequence[InputFamily], num_variables: int) -> tuple[InputFamily, ...]:
+    families = (inputs,) * num_variables if isinstance(inputs, InputFamily) else tuple(inputs)
+    if bad := [f for f in families if not isinstance(f, InputFamily)]:
+        raise StructureError(f"`inputs` must be an input family such as Categorical(4), or one a variable; got {bad[0]!r}")
+    return families
+
+
+def _weights(sample_weights: Tensor | None, evidence: Evidence) -> Float[Tensor, " B"]:
+    if sample_weights is None:
+        return torch.ones(evidence.batch_size, dtype=torch.float64, device=evidence.device)
+    if not isinstance(sample_weights, Tensor) or sample_weights.shape != (evidence.batch_size,):
+        raise ShapeError(f"`sample_weights` must have shape ({evidence.batch_size},), got {describe(sample_weights)}")
+    if (bad := ~(sample_weights >= 0) | sample_weights.isinf()).any():
+        raise ParameterError(f"`sample_weights` must be finite and at least 0; it is not in rows {rows_of(bad)}")
+    if not sample_weights.any():
+        raise ParameterError("`sample_weights` are all zero; at least one sample must count")
+    return sample_weights.double()

@@ -1,0 +1,125 @@
+"""What an input distribution must offer: a new family is one subclass in one file."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+
+from pcircuits.evidence import InputEvidence
+from pcircuits.types import Bool, Float, Int, Shaped, Tensor
+
+Rows = Int[Tensor, " F"]
+"""For every row of an input level, the row of its parameter group; tied variables share one."""
+
+
+class Picks(tuple):
+    """Selected input units `(level row, batch row, unit)`, each (M,): what sampling and maximisation ask an input family about."""
+
+    def __new__(cls, row: Int[Tensor, " M"], batch: Int[Tensor, " M"], unit: Int[Tensor, " M"]) -> "Picks":
+        return super().__new__(cls, (row, batch, unit))
+
+
+class InputFamily(ABC):
+    """A univariate distribution family over K units; subclasses are frozen dataclasses, so that equal specifications fold together.
+
+    Parameters are a dict of tensors whose first axes are (G, K). `prepare` turns them into what the other methods read.
+    """
+
+    name: ClassVar[str]
+    num_categories: int | None = None  # V for discrete families over 0..V-1
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.num_categories is not None
+
+    @abstractmethod
+    def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Random unconstrained parameters, each with leading axes (G, K)."""
+
+    @abstractmethod
+    def prepare(self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None) -> Any:
+        """Normalised parameters in the form that the methods below read."""
+
+    @abstractmethod
+    def validate(self, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
+        """Raise EvidenceError, naming the variable, where observed values lie outside the domain."""
+
+    @abstractmethod
+    def log_values(self, prepared: Any, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
+        """Log of each unit's value under the evidence (float64): unobserved values summed out, or maximised out."""
+
+    def scaled_values(
+        self, prepared: Any, rows: Rows, evidence: InputEvidence
+    ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
+        """Linear unit values in the parameters' dtype and the log of the scale they were divided by (float64)."""
+        log_values = self.log_values(prepared, rows, evidence, maximise=False)
+        peak = log_values.detach().amax(-1, keepdim=True)
+        peak = torch.where(peak.isneginf(), 0.0, peak)
+        return (log_values - peak).exp().to(self.dtype_of(prepared)), peak.squeeze(-1)
+
+    @abstractmethod
+    def dtype_of(self, prepared: Any) -> torch.dtype:
+        """The parameters' dtype."""
+
+    @abstractmethod
+    def posterior(
+        self, prepared: Any, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
+    ) -> Tensor:
+        """Flow-weighted conditional of the variable: (F, B, V) probabilities of a discrete family, (F, B, 2) first and second moments else.
+
+        `exact` asks for log space, where linear values may have underflowed.
+        """
+
+    @abstractmethod
+    def statistics(
+        self, prepared: Any, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
+    ) -> dict[str, Float[Tensor, "G K S"]]:
+        """Expected sufficient statistics summed over rows and batch; unobserved values count with their conditional expectation."""
+
+    @abstractmethod
+    def maximise(
+        self, prepared: Any, statistics: dict[str, Tensor], smooth: "Smoothing", support: Bool[Tensor, "G K V"] | None
+    ) -> dict[str, Tensor]:
+        """New unconstrained parameters from expected sufficient statistics."""
+
+    @abstractmethod
+    def sample(
+        self,
+        prepared: Any,
+        rows: Rows,
+        evidence: InputEvidence,
+        picks: Picks,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Shaped[Tensor, " M"]:
+        """Draw a value for each pick from `p(x | unit, evidence)^(1/temperature)`; its mode at temperature 0."""
+
+    @abstractmethod
+    def overlap(self, prepared: Any, rows: Rows) -> Bool[Tensor, "F K K"]:
+        """Whether two units can both be positive on one value: what determinism is decided from."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"family": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+class Smoothing(tuple):
+    """How counts become parameters: `(pseudocount, relative, step)`.
+
+    `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with k children; with `relative`, `a` is a fraction of `sum n`.
+    """
+
+    def __new__(cls, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0) -> "Smoothing":
+        return super().__new__(cls, (float(pseudocount), relative, float(step)))
+
+    def probabilities(self, counts: Tensor, old: Tensor, support: Tensor | None) -> Tensor:
+        """New probabilities over the last axis; a unit that was never reached keeps its old ones."""
+        pseudocount, relative, step = self
+        allowed = torch.ones_like(counts) if support is None else support.to(counts.dtype)
+        total = counts.sum(-1, keepdim=True)
+        extra = pseudocount * (total if relative else 1.0)
+        estimate = (counts + extra * allowed / allowed.sum(-1, keepdim=True)) / (total + extra).clamp_min(_TINY)
+        return torch.where(total > _TINY, (1 - step) * old + step * estimate, old)
+
+
+_TINY = 1e-37

@@ -1,0 +1,233 @@
+"""The one evaluator: upward and downward passes over a plan, in any semiring. Every query is made of these."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pcircuits.distributions import Picks
+from pcircuits.evidence import Evidence
+from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
+from pcircuits.semiring import Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.types import Float, Int, Tensor
+
+_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative width of the bracket around an evidence that is accepted
+
+
+class Record(NamedTuple):
+    """What a level leaves for the downward pass: its product (mixing: its terms), its sum before rescaling, its values."""
+
+    product: Values | None
+    raw: Values | None
+    values: Values
+
+
+class Pass(NamedTuple):
+    """One upward pass. `rows` says which batch rows it answers for (None: all)."""
+
+    plan: Plan
+    prepared: Mapping[str, Any]
+    semiring: Semiring
+    evidence: Evidence
+    records: Sequence[Record]
+    rows: Int[Tensor, " R"] | None
+
+    @property
+    def log_evidence(self) -> Float[Tensor, " B"]:
+        return self.semiring.root(self.records[-1].values)
+
+
+class Evaluation(NamedTuple):
+    """A fast pass over all rows and, where float range did not suffice, an exact one over the rows that need it."""
+
+    fast: Pass
+    exact: Pass | None
+
+    def combine(self, query: Callable[[Pass], Tensor], batch_dim: int = 0) -> Tensor:
+        """The query's answer for every batch row, each from the pass that answers for it."""
+        answer = query(self.fast)
+        if self.exact is None or self.exact.rows is None:
+            return answer if self.exact is None else query(self.exact)
+        return answer.index_copy(batch_dim, self.exact.rows, query(self.exact).to(answer.dtype))
+
+    @property
+    def log_evidence(self) -> Float[Tensor, " B"]:
+        return self.combine(lambda p: p.log_evidence)
+
+
+def evaluate(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype: torch.dtype) -> Evaluation:
+    """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have touched.
+
+    A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is redone in log space.
+    """
+    fast = upward(plan, prepared, evidence, Scaled(dtype))
+    suspect = fast.semiring.suspect  # type: ignore[attr-defined]
+    if suspect is None or not suspect.any():
+        return Evaluation(fast, None)
+    rows = suspect.nonzero().squeeze(-1)
+    with torch.no_grad():
+        upper = upward(plan, prepared, evidence.rows(rows), Scaled(dtype, upper=True)).log_evidence
+        doubtful = ~(upper - fast.log_evidence[rows] < _TOLERANCE[dtype])
+    if not doubtful.any():
+        return Evaluation(fast, None)
+    rows = rows[doubtful]
+    return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log())._replace(rows=rows))
+
+
+def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring) -> Pass:
+    """Values of every unit, inputs first."""
+    records: list[Record] = []
+    for level in plan.levels:
+        records.append(_upward_level(level, prepared, evidence, semiring, records))
+    return Pass(plan, prepared, semiring, evidence, records, None)
+
+
+def _upward_level(level: Level, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring, records: list[Record]) -> Record:
+    if isinstance(level, InputLevel):
+        given = evidence.of_variables(level.variables)
+        return Record(None, None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
+    children = [gather(g, records) for g in level.children]
+    if isinstance(level, MixingLevel):
+        terms = semiring.mixing_terms(children)
+        raw = semiring.mix(level_weights(level, prepared), terms)
+        return Record(terms, raw, semiring.normalise(raw))
+    product = semiring.product(level.product, children)
+    raw = product if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
+    return Record(product, raw, semiring.normalise(raw))
+
+
+def downward(upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+    """Flows of every input level's units (F, B, K) and, if asked for, expected counts of every sum's weights.
+
+    The flow of a unit is the derivative of the log evidence with respect to its log value, times the root's flow. All operations are differentiable.
+    """
+    plan, semiring = upward_pass.plan, upward_pass.semiring
+    pending: list[list[Tensor]] = [[] for _ in plan.levels]
+    pending[-1].append(root_flows.view(1, -1, 1))
+    inputs: dict[int, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    for n in reversed(range(len(plan.levels))):
+        level, record = plan.levels[n], upward_pass.records[n]
+        flows = _assemble(plan.incoming[n], pending[n], level.num_rows)
+        pending[n] = []
+        if isinstance(level, InputLevel):
+            inputs[n] = flows
+            continue
+        child_flows = flows
+        if level.weights is not None:
+            weights = level_weights(level, upward_pass.prepared)
+            distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
+            child_flows, level_counts = distribute(weights, record.product, record.raw, flows)
+            if count:
+                _add_counts(counts, level, level_counts, upward_pass.prepared)
+        for g, piece in zip(level.children, _split(level, child_flows, plan), strict=True):
+            _send(g, piece, pending)
+    return inputs, counts
+
+
+def select(upward_pass: Pass, num_samples: int, generator: torch.Generator | None) -> list[tuple[InputLevel, Picks, Int[Tensor, " M"]]]:
+    """Choose one branch a sum from the root down, as the semiring says: drawn, or the maximiser.
+
+    Returns, for each input level, the chosen units and the index of the sample each belongs to.
+    """
+    plan = upward_pass.plan
+    batch = upward_pass.evidence.batch_size
+    pending: list[list[Tensor]] = [[] for _ in plan.levels]
+    pending[-1].append(torch.zeros(1, batch, num_samples, dtype=torch.long, device=upward_pass.evidence.device))
+    chosen = []
+    for n in reversed(range(len(plan.levels))):
+        level = plan.levels[n]
+        units = _assemble_choice(plan.incoming[n], pending[n], level.num_rows)
+        pending[n] = []
+        if isinstance(level, InputLevel):
+            row, sample, draw_index = (units >= 0).nonzero(as_tuple=True)
+            chosen.append((level, Picks(row, sample, units[row, sample, draw_index]), draw_index))
+            continue
+        for g, piece in zip(level.children, _choose_children(level, upward_pass, n, units, generator), strict=True):
+            _send(g, piece, pending)
+    return chosen
+
+
+def level_weights(level: InnerLevel | MixingLevel, prepared: Mapping[str, Any]) -> SumWeights:
+    assert level.weights is not None
+    weights, rows = prepared[level.weights.group], level.weights.rows
+    return weights if rows is None else SumWeights(weights.log[rows], weights.linear[rows])
+
+
+def gather(g: Gather, records: Sequence[Record]) -> Values:
+    """Child values of one argument position, in the level's row order."""
+    pieces = [Values(*(take(x, part.index) for x in records[part.level].values)) for part in g.parts]
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = Values(*(torch.cat(xs) for xs in zip(*pieces, strict=True)))
+    return joined if g.order is None else Values(*(x.index_select(0, g.order) for x in joined))
+
+
+def take(x: Tensor, index: Index) -> Tensor:
+    if index is None:
+        return x
+    return x[index] if isinstance(index, slice) else x.index_select(0, index)
+
+
+def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequence[Tensor]:
+    """Flows of the children, one tensor an argument position, from the flows of their product (or mixing terms)."""
+    if isinstance(level, MixingLevel):
+        return flows.unbind(-1)
+    if level.product == "kronecker":
+        left, right = (plan.levels[g.parts[0].level].num_units for g in level.children)
+        grid = flows.unflatten(-1, (left, right))
+        return grid.sum(-1), grid.sum(-2)
+    return [flows] * len(level.children)
+
+
+def _send(g: Gather, piece: Tensor, pending: list[list[Tensor]]) -> None:
+    for part in g.parts:
+        pending[part.level].append(take(piece, part.rows))
+
+
+def _assemble(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Tensor:
+    joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if incoming.is_permutation:
+        return joined if incoming.index is None else joined.index_select(0, incoming.index)
+    return joined.new_zeros(num_rows, *joined.shape[1:]).index_add(0, incoming.index, joined)
+
+
+def _assemble_choice(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Int[Tensor, "F B N"]:
+    """As for flows; a row that several parents share takes the choice of the one parent that chose it (-1: none did)."""
+    if incoming.is_permutation:
+        return _assemble(incoming, pieces, num_rows)
+    joined = torch.cat(pieces)
+    nobody = joined.new_full((num_rows, *joined.shape[1:]), -1)
+    index = incoming.index.view(-1, 1, 1).expand_as(joined)
+    return nobody.scatter_reduce(0, index, joined, "amax")
+
+
+def _choose_children(
+    level: InnerLevel | MixingLevel, upward_pass: Pass, n: int, units: Int[Tensor, "F B N"], generator: torch.Generator | None
+) -> Sequence[Int[Tensor, "F B N"]]:
+    """The unit that each child position is asked for, -1 where it is not asked."""
+    active = (units >= 0).nonzero(as_tuple=True)
+    branch = units[active]
+    if level.weights is not None:
+        terms = upward_pass.records[n].product.v
+        row, sample = active[0], active[1]
+        terms = terms[row, sample, branch] if isinstance(level, MixingLevel) else terms[row, sample]
+        branch = upward_pass.semiring.choose(level_weights(level, upward_pass.prepared), (row, units[active]), terms, generator)
+    if isinstance(level, MixingLevel):
+        return [_scatter(units, active, torch.where(branch == a, units[active], -1)) for a in range(len(level.children))]
+    if level.product == "kronecker":
+        right = upward_pass.plan.levels[level.children[1].parts[0].level].num_units
+        return [_scatter(units, active, branch // right), _scatter(units, active, branch % right)]
+    return [_scatter(units, active, branch)] * len(level.children)
+
+
+def _scatter(like: Tensor, active: tuple[Tensor, ...], choice: Tensor) -> Tensor:
+    return torch.full_like(like, -1).index_put(active, choice)
+
+
+def _add_counts(counts: dict[str, Tensor], level: InnerLevel | MixingLevel, level_counts: Tensor, prepared: Mapping[str, Any]) -> None:
+    group, rows = level.weights.group, level.weights.rows
+    if rows is not None:
+        shape = prepared[group].linear.shape
+        level_counts = level_counts.new_zeros(shape).index_add(0, rows, level_counts)
+    counts[group] = counts[group] + level_counts if group in counts else level_counts

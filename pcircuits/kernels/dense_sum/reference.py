@@ -1,0 +1,82 @@
+"""The definition of a dense sum in each semiring. Derivations: the README beside this file."""
+
+import torch
+
+from pcircuits.types import Float, Tensor
+
+_CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
+
+
+def linear_sum(weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = sum_j weights[f,o,j] values[f,b,j]`: one matrix product a row."""
+    if weights.shape[0] == 1:
+        return (values[0] @ weights[0].mT).unsqueeze(0)
+    return torch.bmm(values, weights.mT)
+
+
+def log_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = log sum_j exp(log_weights[f,o,j] + values[f,b,j])`; `-inf` where no term is possible."""
+    return _over_output_chunks(_stable_logsumexp, log_weights, values)
+
+
+def max_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = max_j log_weights[f,o,j] + values[f,b,j]`."""
+    return _over_output_chunks(lambda terms: terms.amax(-1), log_weights, values)
+
+
+def linear_sum_flow(
+    weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    outputs: Float[Tensor, "F B O"],
+    flows: Float[Tensor, "F B O"],
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"]]:
+    """Flows of the inputs and expected counts of the weights summed over the batch: two matrix products."""
+    possible = outputs > 0
+    ratio = torch.where(possible, flows / torch.where(possible, outputs, 1.0), 0.0)
+    return values * linear_sum(weights.mT, ratio), weights * torch.bmm(ratio.mT, values)
+
+
+def log_sum_flow(
+    log_weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    outputs: Float[Tensor, "F B O"],
+    flows: Float[Tensor, "F B O"],
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"]]:
+    """Flows of the inputs, and expected counts of the weights summed over the batch.
+
+    `share[f,b,o,j] = flows[f,b,o] exp(log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an output is impossible.
+    """
+    input_flows, counts = torch.zeros_like(values), []
+    for chunk in _output_chunks(log_weights, values):
+        share = _terms(log_weights[:, chunk], values) - _finite(outputs[:, :, chunk, None])
+        share = share.exp() * torch.where(outputs[:, :, chunk].isneginf(), 0.0, flows[:, :, chunk]).unsqueeze(-1)
+        input_flows = input_flows + share.sum(2)
+        counts.append(share.sum(1))
+    return input_flows, torch.cat(counts, 1)
+
+
+def _over_output_chunks(reduce, log_weights: Tensor, values: Tensor) -> Tensor:
+    return torch.cat([reduce(_terms(log_weights[:, chunk], values)) for chunk in _output_chunks(log_weights, values)], -1)
+
+
+def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
+    outputs = log_weights.shape[1]
+    step = max(1, _CHUNK_ELEMENTS // max(1, values.numel()))
+    return [slice(start, min(start + step, outputs)) for start in range(0, outputs, step)]
+
+
+def _terms(log_weights: Tensor, values: Tensor) -> Float[Tensor, "F B O J"]:
+    return log_weights.unsqueeze(1) + values.unsqueeze(2)
+
+
+def _finite(x: Tensor) -> Tensor:
+    return torch.where(x.isneginf(), 0.0, x)
+
+
+def _stable_logsumexp(terms: Tensor) -> Tensor:
+    """logsumexp over the last axis whose gradient is zero, not NaN, where every term is `-inf`."""
+    peak = _finite(terms.detach().amax(-1, keepdim=True))
+    total = (terms - peak).exp().sum(-1)
+    possible = total > 0
+    log_total = torch.where(possible, total, 1.0).log() + peak.squeeze(-1)
+    return torch.where(possible, log_total, -torch.inf)

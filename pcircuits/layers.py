@@ -1,0 +1,97 @@
+"""Parameters: one unconstrained tensor a tied group, and an explicit mask of its support."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcircuits.distributions import InputFamily, Smoothing
+from pcircuits.errors import ParameterError
+from pcircuits.plan import GroupSpec
+from pcircuits.semiring import SumWeights
+from pcircuits.types import Bool, Float, Tensor
+
+LEAST_PROBABILITY = 1e-37  # what EM may shrink a supported probability to: an exact zero would leave gradient learners no way back
+
+
+class ParameterGroup(nn.Module):
+    """Shared behaviour of sum and input groups: a support mask, and normalised values prepared from the parameters."""
+
+    support: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("support", None)
+
+    def prepare(self) -> Any:
+        raise NotImplementedError
+
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
+        """Set the parameters in place from expected counts."""
+        raise NotImplementedError
+
+    def restrict(self, support: Bool[Tensor, "G K J"]) -> None:
+        """Fix which entries may be positive; the others are exact zeros for every learner."""
+        if support.dtype != torch.bool or not support.any(-1).all():
+            raise ParameterError("a support mask must be bool and leave every unit at least one positive entry")
+        self.support = support
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        if (stored := state_dict.get(f"{prefix}support")) is not None:
+            self.support = torch.ones_like(stored)  # a mask that the state holds is taken over, whether or not one was set before
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class SumGroup(ParameterGroup):
+    """Weights of dense or mixing sums: `log_weights` (G, O, J), normalised over J."""
+
+    def __init__(self, spec: GroupSpec, generator: torch.Generator | None) -> None:
+        super().__init__()
+        uniform = 0.01 + 0.98 * torch.rand(spec.rows, spec.num_units, spec.num_children, generator=generator)
+        self.log_weights = nn.Parameter(uniform.log().log_softmax(-1))
+
+    def prepare(self) -> SumWeights:
+        log_weights = self.log_weights
+        if self.support is not None:
+            log_weights = torch.where(self.support, log_weights, -torch.inf)
+        log = log_weights.log_softmax(-1)
+        return SumWeights(log, log.exp())
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
+        old = self.prepare().linear
+        self.set_probabilities(smooth.probabilities(statistics["counts"].to(old.dtype), old, self.support))
+
+    @torch.no_grad()
+    def set_probabilities(self, probabilities: Float[Tensor, "G O J"]) -> None:
+        self.log_weights.copy_(probabilities.clamp_min(LEAST_PROBABILITY).log())
+
+
+class InputGroup(ParameterGroup):
+    """Parameters of one input family's units."""
+
+    def __init__(self, spec: GroupSpec, generator: torch.Generator | None) -> None:
+        super().__init__()
+        assert spec.family is not None
+        self.family: InputFamily = spec.family
+        for name, value in self.family.initialise(spec.rows, spec.num_units, generator).items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def prepare(self) -> Any:
+        return self.family.prepare(dict(self.named_parameters()), self.support)
+
+    @torch.no_grad()
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
+        self.set_parameters(self.family.maximise(self.prepare(), statistics, smooth, self.support))
+
+    @torch.no_grad()
+    def set_parameters(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.get_parameter(name).copy_(value)
+
+
+def build_groups(specs: dict[str, GroupSpec], generator: torch.Generator | None) -> nn.ModuleDict:
+    """One module a parameter group, freshly initialised."""
+    return nn.ModuleDict(
+        {name: (SumGroup(spec, generator) if spec.family is None else InputGroup(spec, generator)) for name, spec in specs.items()}
+    )

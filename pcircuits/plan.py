@@ -1,0 +1,284 @@
+"""From a region graph to folded levels: what is computed together, from what, with which parameters. No parameter values here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from pcircuits.distributions import InputFamily
+from pcircuits.errors import StructureError
+from pcircuits.structures import RegionGraph
+from pcircuits.types import Int, Tensor
+
+Index = None | slice | Tensor  # which rows of a level: all of them in order, a range, or any
+LAYERS = ("cp", "cp-t", "tucker")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `index` of level `level`; they become rows `rows` of whoever gathers them."""
+
+    level: int
+    index: Index
+    rows: Index
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Child values of one argument position: parts side by side, then put in `order`."""
+
+    parts: tuple[Part, ...]
+    order: Int[Tensor, " F"] | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a level's weights lie: the rows of a parameter group (None: all, in order)."""
+
+    group: str
+    rows: Index
+
+
+@dataclass(frozen=True)
+class InputLevel:
+    family: InputFamily
+    variables: tuple[int, ...]
+    group: str
+    rows: Int[Tensor, " F"]
+    num_rows: int
+    num_units: int
+
+
+@dataclass(frozen=True)
+class InnerLevel:
+    """A product of child regions and, where it has weights, the dense sum over it."""
+
+    product: Literal["hadamard", "kronecker"]
+    children: tuple[Gather, ...]
+    weights: Weights | None
+    num_rows: int
+    num_units: int
+
+
+@dataclass(frozen=True)
+class MixingLevel:
+    """`out[k] = sum_a w[k,a] child_a[k]`: one region's partitions, mixed unit by unit."""
+
+    children: tuple[Gather, ...]
+    weights: Weights
+    num_rows: int
+    num_units: int
+
+
+Level = InputLevel | InnerLevel | MixingLevel
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A parameter group: `rows` tied or folded copies of an input family's or a sum's parameters."""
+
+    rows: int
+    num_units: int
+    num_children: int = 0
+    family: InputFamily | None = None
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """How the flows that a level receives are put together: a permutation of the pieces, or a sum at `index`."""
+
+    index: Int[Tensor, " R"] | None
+    is_permutation: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    levels: tuple[Level, ...]
+    groups: Mapping[str, GroupSpec]
+    incoming: tuple[Incoming, ...]
+
+    def to(self, device: torch.device) -> "Plan":
+        return _move(self, device)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{i:4d}  {_describe(level)}" for i, level in enumerate(self.levels))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One region's or partition's vector of units, before folding."""
+
+    kind: str
+    children: tuple[int, ...]
+    num_units: int
+    num_children: int
+    depth: int
+    has_sum: bool
+    tie: str | None
+    variable: int = -1
+
+    def fold_key(self, family: InputFamily | None) -> tuple:
+        return (self.depth, self.kind, len(self.children), self.num_units, self.num_children, self.has_sum, self.tie or "", family)
+
+
+def compile_plan(
+    graph: RegionGraph,
+    families: Sequence[InputFamily],
+    num_units: int,
+    layer: str,
+    *,
+    sum_ties: Mapping[int, str] | None = None,
+    input_ties: Mapping[int, str] | None = None,
+) -> Plan:
+    """Fold `graph` into levels of equal shape.
+
+    Args:
+        families: one input family a variable.
+        num_units: K of every region but the root, which has one unit.
+        layer: "cp" (a dense sum on each child, then the Hadamard product; Cichocki et al.'s CP decomposition), "cp-t" (product, then dense sum),
+            or "tucker" (Kronecker product of two children, then dense sum; partitions of another arity are Hadamard products).
+        sum_ties, input_ties: name of the parameter group that a region's sum or input shares with all others of that name.
+
+    Raises:
+        StructureError: an unknown layer, or a number of families other than the graph's variables.
+    """
+    if layer not in LAYERS:
+        raise StructureError(f"`layer` must be one of {', '.join(LAYERS)}; got {layer!r}")
+    if len(families) != graph.num_variables:
+        raise StructureError(f"`inputs` must give one family for each of {graph.num_variables} variables, got {len(families)}")
+    blocks = _Blocks(graph, num_units, layer, sum_ties or {}, input_ties or {}).blocks
+    return _fold(blocks, families)
+
+
+class _Blocks:
+    """Builds the blocks of a region graph, children first."""
+
+    def __init__(self, graph: RegionGraph, num_units: int, layer: str, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]) -> None:
+        self.blocks: list[_Block] = []
+        self.num_units, self.layer = num_units, layer
+        of_region: dict[int, int] = {}
+        for i, region in enumerate(graph.regions):
+            if region.variable is not None:
+                of_region[i] = self._add("input", (), num_units, tie=input_ties.get(i), variable=region.variable)
+                continue
+            outputs = 1 if i == graph.root else num_units
+            tie = sum_ties.get(i)
+            parts = [self._partition(tuple(of_region[c] for c in p.children), outputs, tie, n) for n, p in enumerate(region.partitions)]
+            of_region[i] = parts[0] if len(parts) == 1 else self._mix(tuple(parts), outputs, tie)
+        if self.blocks[of_region[graph.root]].num_units != 1:  # a bare input region as root
+            of_region[graph.root] = self._sum(of_region[graph.root], 1, None)
+
+    def _partition(self, children: tuple[int, ...], outputs: int, tie: str | None, n: int) -> int:
+        tie = tie and (f"{tie}_{n}" if n else tie)
+        if self.layer == "cp" and len(children) > 1:
+            summed = tuple(self._sum(c, self.num_units, tie and f"{tie}_child{a}") for a, c in enumerate(children))
+            product = self._add("hadamard", summed, self.num_units)
+            return product if outputs == self.num_units else self._sum(product, outputs, tie)
+        kronecker = self.layer == "tucker" and len(children) == 2
+        return self._add("kronecker" if kronecker else "hadamard", children, outputs, has_sum=True, tie=tie)
+
+    def _mix(self, parts: tuple[int, ...], outputs: int, tie: str | None) -> int:
+        return self._add("mixing", parts, outputs, tie=tie and f"{tie}_mixing", has_sum=True)
+
+    def _sum(self, child: int, outputs: int, tie: str | None) -> int:
+        return self._add("hadamard", (child,), outputs, has_sum=True, tie=tie)
+
+    def _add(self, kind: str, children: tuple[int, ...], units: int, has_sum: bool = False, tie: str | None = None, variable: int = -1) -> int:
+        below = [self.blocks[c] for c in children]
+        width = 0
+        if kind == "mixing":
+            width = len(children)
+        elif has_sum:
+            width = below[0].num_units * below[1].num_units if kind == "kronecker" else below[0].num_units
+        depth = 1 + max((b.depth for b in below), default=-1)
+        self.blocks.append(_Block(kind, children, units, width, depth, has_sum, tie, variable))
+        return len(self.blocks) - 1
+
+
+def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
+    folds: dict[tuple, list[int]] = {}
+    for i, block in enumerate(blocks):
+        folds.setdefault(block.fold_key(families[block.variable] if block.kind == "input" else None), []).append(i)
+    ordered = sorted(folds.values(), key=lambda rows: (blocks[rows[0]].depth, rows[0]))
+    place = {block: (level, row) for level, rows in enumerate(ordered) for row, block in enumerate(rows)}
+    groups: dict[str, GroupSpec] = {}
+    levels = tuple(_level(n, [blocks[i] for i in rows], place, families, groups) for n, rows in enumerate(ordered))
+    return Plan(levels, groups, _incoming(levels))
+
+
+def _level(n: int, blocks: list[_Block], place: Mapping[int, tuple[int, int]], families: Sequence[InputFamily], groups: dict) -> Level:
+    first, count = blocks[0], len(blocks)
+    if first.kind == "input":
+        family = families[first.variable]
+        group = first.tie or f"input_{n}"
+        groups[group] = GroupSpec(1 if first.tie else count, first.num_units, family=family)
+        rows = torch.zeros(count, dtype=torch.long) if first.tie else torch.arange(count)
+        return InputLevel(family, tuple(b.variable for b in blocks), group, rows, count, first.num_units)
+    children = tuple(_gather([place[b.children[a]] for b in blocks]) for a in range(len(first.children)))
+    weights = None
+    if first.has_sum:
+        group = first.tie or f"sum_{n}"
+        groups[group] = GroupSpec(1 if first.tie else count, first.num_units, first.num_children)
+        weights = Weights(group, torch.zeros(count, dtype=torch.long) if first.tie and count > 1 else None)
+    if first.kind == "mixing":
+        assert weights is not None
+        return MixingLevel(children, weights, count, first.num_units)
+    return InnerLevel("kronecker" if first.kind == "kronecker" else "hadamard", children, weights, count, first.num_units)
+
+
+def _gather(places: list[tuple[int, int]]) -> Gather:
+    by_level: dict[int, list[int]] = {}
+    for row, (level, _) in enumerate(places):
+        by_level.setdefault(level, []).append(row)
+    whole = len(by_level) == 1
+    parts = tuple(
+        Part(level, _index([places[r][1] for r in rows]), None if whole else torch.tensor(rows)) for level, rows in by_level.items()
+    )
+    positions = torch.tensor([row for rows in by_level.values() for row in rows])
+    return Gather(parts, None if whole or _is_range(positions.tolist()) else positions.argsort())
+
+
+def _index(rows: list[int]) -> Index:
+    return slice(rows[0], rows[-1] + 1) if _is_range(rows) else torch.tensor(rows)
+
+
+def _is_range(rows: list[int]) -> bool:
+    return rows == list(range(rows[0], rows[0] + len(rows)))
+
+
+def _incoming(levels: Sequence[Level]) -> tuple[Incoming, ...]:
+    pieces: list[list[Tensor]] = [[] for _ in levels]
+    for level in reversed(levels):
+        for gather in () if isinstance(level, InputLevel) else level.children:
+            for part in gather.parts:
+                rows = torch.arange(levels[part.level].num_rows)
+                pieces[part.level].append(rows if part.index is None else rows[part.index])
+    return tuple(_assembly(p, level.num_rows) for p, level in zip(pieces, levels, strict=True))
+
+
+def _assembly(pieces: list[Tensor], num_rows: int) -> Incoming:
+    if not pieces:
+        return Incoming(None, True)
+    index = torch.cat(pieces)
+    if len(index) == num_rows and torch.equal(index.sort().values, torch.arange(num_rows)):
+        return Incoming(None if _is_range(index.tolist()) else index.argsort(), True)
+    return Incoming(index, False)
+
+
+def _move(item: Any, device: torch.device) -> Any:
+    if isinstance(item, Tensor):
+        return item.to(device)
+    if isinstance(item, tuple):
+        return tuple(_move(x, device) for x in item)
+    if is_dataclass(item) and not isinstance(item, InputFamily | type):
+        return replace(item, **{f.name: _move(getattr(item, f.name), device) for f in fields(item)})
+    return item
+
+
+def _describe(level: Level) -> str:
+    if isinstance(level, InputLevel):
+        return f"input   {level.family!r} x {level.num_rows}, {level.num_units} units, parameters {level.group}"
+    kind = "mixing" if isinstance(level, MixingLevel) else level.product
+    weights = f", sum {level.weights.group}" if level.weights else ""
+    return f"{kind:9s} of {len(level.children)} x {level.num_rows}, {level.num_units} units{weights}"

@@ -1,0 +1,90 @@
+"""A circuit conditioned on evidence: the object that answers queries."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcircuits import queries
+from pcircuits.errors import EvidenceError, ShapeError, StaleError
+from pcircuits.evaluator import Evaluation
+from pcircuits.evidence import Evidence, describe, rows_of
+from pcircuits.queries import MPE, Moments
+from pcircuits.types import Bool, Float, Shaped, Tensor
+
+if TYPE_CHECKING:
+    from pcircuits.circuit import Circuit
+
+
+class Posterior:
+    """`p(x | evidence)` for a batch of evidence; made by `Circuit.condition`.
+
+    Every query but `log_evidence` and `log_prob` raises EvidenceError where the evidence is impossible, and StaleError once the circuit's parameters changed.
+    """
+
+    def __init__(self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation) -> None:
+        self.circuit, self.evidence = circuit, evidence
+        self._evaluation, self._version = evaluation, circuit.version
+        self._log_evidence = evaluation.log_evidence
+
+    @property
+    def log_evidence(self) -> Float[Tensor, " B"]:
+        """Log probability of the evidence (log Z), natural log, float64; `-inf` where it is impossible."""
+        self._require_fresh()
+        return self._log_evidence
+
+    def log_prob(self, x: Shaped[Tensor, "*N B D"], *, variables: Bool[Tensor, "B D"] | None = None) -> Float[Tensor, "*N B"]:
+        """`log p(x | evidence)` of values x, (B, D) or (N, B, D); `-inf` where x contradicts the evidence.
+
+        With `variables` only x's values where it is True count, and all other variables are summed out under their evidence: a marginal of the posterior.
+        """
+        evidence = self._possible()
+        if not isinstance(x, Tensor) or x.ndim not in (2, 3) or x.shape[-2:] != evidence.values.shape:
+            raise ShapeError(f"`x` must have shape (B, D) = {tuple(evidence.values.shape)} or (N, B, D), got {describe(x)}")
+        if variables is not None and (variables.dtype != torch.bool or variables.shape != evidence.values.shape):
+            raise ShapeError(f"`variables` must be a bool tensor of shape {tuple(evidence.values.shape)}, got {describe(variables)}")
+        stacked = x.reshape(-1, *evidence.values.shape)
+        joint = queries.joint_log_prob(self.circuit, evidence, stacked, variables)
+        return (joint - self.log_evidence).view(x.shape[:-1])
+
+    def marginals(self) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
+        """Exact `p(X_i | evidence)`, (B, D, V), one-hot where observed.
+
+        Circuits whose variables are not all discrete with equally many values get a list with one entry a variable: (B, V_i), or `Moments` of a continuous one.
+        """
+        self._possible()
+        return queries.marginals(self._evaluation)
+
+    def sample(
+        self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Shaped[Tensor, "N B D"]:
+        """`n` joint samples of all variables given the evidence, (n, B, D).
+
+        `temperature` sharpens each variable's distribution given the latent path, `p(x | z)^(1/temperature)`, the path itself being drawn exactly
+        (latent-variable sampling, Li et al. 2026, Sec. 5.1). At 0 each variable takes its mode given the path.
+        """
+        self._possible()
+        if not isinstance(n, int) or n < 1:
+            raise ShapeError(f"`n` must be a positive integer, got {n!r}")
+        if not (temperature >= 0.0 and temperature < float("inf")):
+            raise ShapeError(f"`temperature` must be finite and at least 0, got {temperature!r}")
+        with torch.no_grad():
+            return queries.sample(self._evaluation, n, generator, temperature)
+
+    def mpe(self) -> MPE:
+        """A most probable completion of the evidence, its log probability `log p(x | evidence)`, and whether it is proven to be the maximum."""
+        self._possible()
+        with torch.no_grad():
+            return queries.mpe(self.circuit, self.evidence, self.log_evidence)
+
+    def _possible(self) -> Evidence:
+        self._require_fresh()
+        if (bad := self._log_evidence.isneginf()).any():
+            raise EvidenceError(f"the evidence is impossible (log evidence -inf) in batch rows {rows_of(bad)}")
+        return self.evidence
+
+    def _require_fresh(self) -> None:
+        if self.circuit.version != self._version:
+            raise StaleError("the circuit's parameters changed after this posterior was made; call circuit.condition(evidence) again")
+
+    def __repr__(self) -> str:
+        return f"Posterior({self.evidence!r})"

@@ -1,0 +1,10 @@
+"""Exact questions, one a file: pure functions of an evaluation or a circuit."""
+
+from pcircuits.queries.determinism import is_deterministic
+from pcircuits.queries.joint import joint_log_prob
+from pcircuits.queries.marginal import Moments, marginals
+from pcircuits.queries.match_marginals import match_marginals
+from pcircuits.queries.mpe import MPE, mpe
+from pcircuits.queries.sample import sample
+
+__all__ = ["MPE", "Moments", "is_deterministic", "joint_log_prob", "marginals", "match_marginals", "mpe", "sample"]

@@ -1,0 +1,45 @@
+"""The probability of values together with the evidence."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcircuits.evidence import Evidence
+from pcircuits.types import Bool, Float, Shaped, Tensor
+
+if TYPE_CHECKING:
+    from pcircuits.circuit import Circuit
+
+
+def joint_log_prob(
+    circuit: "Circuit", evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None = None
+) -> Float[Tensor, "N B"]:
+    """`log p(x, evidence)`, soft weights included, of all variables or of some with the others summed out."""
+    n, batch, dim = x.shape
+    if variables is None:
+        scores = circuit.log_prob(x.reshape(n * batch, dim))
+    else:
+        scores = circuit.condition(_with_values(evidence, x, variables)).log_evidence
+    return scores.view(n, batch) + _log_weight_of(evidence, x, variables)
+
+
+def _with_values(evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"]) -> Evidence:
+    n, batch, dim = x.shape
+    weights = evidence.log_weights
+    return Evidence(
+        torch.where(variables, x, evidence.values).reshape(n * batch, dim),
+        observed=(variables | evidence.observed).expand(n, -1, -1).reshape(n * batch, dim),
+        log_weights=None if weights is None else weights.expand(n, -1, -1, -1).reshape(n * batch, dim, -1),
+    )
+
+
+def _log_weight_of(evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None) -> Float[Tensor, "N B"]:
+    """What the evidence multiplies `p(x)` with: the soft weights of x's values; `-inf` where x contradicts hard evidence."""
+    counted = torch.ones_like(evidence.observed) if variables is None else variables
+    contradicts = ((x != evidence.values) & evidence.observed & counted).any(-1)
+    total = torch.zeros(contradicts.shape, dtype=torch.float64, device=x.device)
+    if evidence.log_weights is not None:
+        index = torch.where(evidence.observed, 0, x).clamp(0, evidence.log_weights.shape[-1] - 1).long().unsqueeze(-1)
+        weights = evidence.log_weights.expand(len(x), -1, -1, -1).gather(-1, index).squeeze(-1)
+        total = torch.where(counted & ~evidence.observed, weights.double(), 0.0).sum(-1)
+    return total.masked_fill(contradicts, -torch.inf)

@@ -1,0 +1,68 @@
+"""Marginals of every variable given the evidence, from flows."""
+
+from typing import NamedTuple
+
+import torch
+
+from pcircuits.evaluator import Evaluation, Pass, downward
+from pcircuits.plan import InputLevel, Plan
+from pcircuits.types import Float, Tensor
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a continuous variable given the evidence."""
+
+    mean: Float[Tensor, " *B"]
+    variance: Float[Tensor, " *B"]
+
+
+def marginals(evaluation: Evaluation) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
+    """`p(X_i | evidence)` of every variable: each input unit's conditional, weighted by its flow."""
+    plan = evaluation.fast.plan
+    widths = _widths(plan)
+    if len(set(widths)) == 1 and widths[0] > 0:
+        return evaluation.combine(lambda p: _stack(p, widths))
+    answer: list[Tensor | Moments] = []
+    for variable, width in enumerate(widths):
+        values = evaluation.combine(lambda p, variable=variable: _per_variable(p)[variable])
+        answer.append(values if width > 0 else Moments(values[:, 0], values[:, 1] - values[:, 0].square()))
+    return answer
+
+
+def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:
+    levels = [(level, values) for level, values in _input_posteriors(p)]
+    if len(levels) == 1 and levels[0][0].variables == tuple(range(len(widths))):
+        return _normalised(levels[0][1]).transpose(0, 1)
+    return torch.stack(_per_variable(p), 1)
+
+
+def _per_variable(p: Pass) -> list[Tensor]:
+    """One (R, V) or (R, 2) tensor a variable; several input regions of one variable share its flow."""
+    found: dict[int, Tensor] = {}
+    for level, values in _input_posteriors(p):
+        for row, variable in enumerate(level.variables):
+            found[variable] = found[variable] + values[row] if variable in found else values[row]
+    widths = _widths(p.plan)
+    return [_normalised(found[v]) if widths[v] > 0 else found[v] for v in sorted(found)]
+
+
+def _normalised(probabilities: Tensor) -> Tensor:
+    return probabilities / probabilities.sum(-1, keepdim=True)
+
+
+def _input_posteriors(p: Pass) -> list[tuple[InputLevel, Tensor]]:
+    top = p.records[-1].values.v
+    flows, _ = downward(p, torch.ones(top.shape[1], dtype=top.dtype, device=top.device))
+    result = []
+    for n, input_flows in flows.items():
+        level = p.plan.levels[n]
+        assert isinstance(level, InputLevel)
+        given = p.evidence.of_variables(level.variables)
+        result.append((level, level.family.posterior(p.prepared[level.group], level.rows, given, input_flows, p.semiring.exact)))
+    return result
+
+
+def _widths(plan: Plan) -> list[int]:
+    """Number of values of every variable, 0 for continuous ones."""
+    width = {v: level.family.num_categories or 0 for level in plan.levels if isinstance(level, InputLevel) for v in level.variables}
+    return [width[v] for v in sorted(width)]

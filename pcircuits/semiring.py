@@ -1,0 +1,193 @@
+"""What product and sum mean: scaled linear (the fast log-sum), log (exact everywhere), max. One instance serves one pass."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from pcircuits.distributions import InputFamily, draw
+from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum
+from pcircuits.types import Bool, Float, Int, Tensor
+
+
+class Values(NamedTuple):
+    """Values of a level's units, `v exp(s)` in linear semirings and `v + s` in log ones. `s` is float64."""
+
+    v: Float[Tensor, "F B K"]
+    s: Float[Tensor, "F B"]
+
+
+class SumWeights(NamedTuple):
+    """A level's weights, rows of children summing to one, as logarithms and as probabilities."""
+
+    log: Float[Tensor, "F O J"]
+    linear: Float[Tensor, "F O J"]
+
+
+class Semiring(Protocol):
+    exact: bool  # whether input flows must be worked out in log space
+
+    def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values: ...
+    def product(self, kind: str, children: Sequence[Values]) -> Values: ...
+    def dense_sum(self, weights: SumWeights, product: Values) -> Values: ...
+    def mixing_terms(self, children: Sequence[Values]) -> Values: ...
+    def mix(self, weights: SumWeights, terms: Values) -> Values: ...
+    def normalise(self, raw: Values) -> Values: ...
+    def root(self, values: Values) -> Float[Tensor, " B"]: ...
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]: ...
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]: ...
+    def choose(self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Tensor, generator: torch.Generator | None) -> Tensor: ...
+
+
+class _Limits(NamedTuple):
+    tiny: float  # above the smallest normal number: what underflows is smaller
+    floor: float  # a sum at least this large is right to rounding whatever underflowed below it
+    least_peak: float  # a rescale by less than this would raise lost values above `tiny / least_peak`
+
+
+_LIMITS = {torch.float32: _Limits(1e-37, 1e-24, 1e-4), torch.float64: _Limits(1e-307, 1e-280, 1e-10)}
+
+
+class Scaled:
+    """Linear values with maximum one per region and sample, and their log scale.
+
+    Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such values are raised to a bound of
+    what they can be, so that the pass yields an upper bound of the root: circuits are monotone in their non-negative values.
+    """
+
+    exact = False
+
+    def __init__(self, dtype: torch.dtype, *, upper: bool = False) -> None:
+        self.limits, self.upper = _LIMITS[dtype], upper
+        self.suspect: Bool[Tensor, " B"] | None = None
+
+    def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        values = self.normalise(Values(*family.scaled_values(prepared, rows, evidence)))
+        return Values(self._at_least(values.v, self.limits.tiny), values.s)
+
+    def product(self, kind: str, children: Sequence[Values]) -> Values:
+        first, *rest = children
+        if kind == "kronecker":
+            v = (first.v.unsqueeze(-1) * rest[0].v.unsqueeze(-2)).flatten(-2)
+            return Values(self._at_least(v, self.limits.tiny), first.s + rest[0].s)
+        for n, child in enumerate(rest):
+            if n > 0:
+                first = self.normalise(first)
+            first = Values(self._at_least(first.v * child.v, self.limits.tiny), first.s + child.s)
+            if n < len(rest) - 1:
+                self._mark(first.v.detach().amax(-1) < self.limits.least_peak)
+        return first
+
+    def dense_sum(self, weights: SumWeights, product: Values) -> Values:
+        return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
+
+    def mixing_terms(self, children: Sequence[Values]) -> Values:
+        scale = torch.stack([c.s for c in children]).detach()
+        top = scale.amax(0)
+        terms = [c.v * (c.s - top).exp().to(c.v.dtype).unsqueeze(-1) for c in children]
+        return Values(torch.stack(terms, -1), top)
+
+    def mix(self, weights: SumWeights, terms: Values) -> Values:
+        return Values(self._checked((weights.linear.unsqueeze(1) * terms.v).sum(-1)), terms.s)
+
+    def normalise(self, raw: Values) -> Values:
+        peak = raw.v.detach().amax(-1, keepdim=True)
+        peak = torch.where(peak > 0, peak, 1.0)
+        return Values(raw.v / peak, raw.s + peak.squeeze(-1).double().log())
+
+    def root(self, values: Values) -> Float[Tensor, " B"]:
+        v, s = values.v[0, :, 0], values.s[0]
+        possible = v > 0
+        return torch.where(possible, torch.where(possible, v, 1.0).double().log() + s, -torch.inf)
+
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+        return linear_sum_flow(weights.linear, product.v, raw.v, flows)
+
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+        possible = raw.v > 0
+        ratio = torch.where(possible, flows / torch.where(possible, raw.v, 1.0), 0.0)
+        share = weights.linear.unsqueeze(1) * terms.v * ratio.unsqueeze(-1)
+        return share, share.sum(1)
+
+    def choose(
+        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None
+    ) -> Int[Tensor, " M"]:
+        return draw(weights.linear[at] * terms, generator)
+
+    def _at_least(self, v: Tensor, bound: float) -> Tensor:
+        return v.clamp_min(bound) if self.upper else v
+
+    def _checked(self, raw: Tensor) -> Tensor:
+        self._mark(raw.detach().amin(-1) < self.limits.floor)
+        return self._at_least(raw, self.limits.floor)
+
+    def _mark(self, bad: Bool[Tensor, "F B"]) -> None:
+        bad = bad.any(0)
+        self.suspect = bad if self.suspect is None else self.suspect | bad
+
+
+class Log:
+    """Log values in float64, sums by true log-sum-exp: slower, and right wherever a double is."""
+
+    exact = True
+    _maximise = False
+    _sum = staticmethod(log_sum)
+
+    def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        v = family.log_values(prepared, rows, evidence, self._maximise)
+        return Values(v, v.new_zeros(v.shape[:2]))
+
+    def product(self, kind: str, children: Sequence[Values]) -> Values:
+        first, *rest = children
+        if kind == "kronecker":
+            return Values((first.v.unsqueeze(-1) + rest[0].v.unsqueeze(-2)).flatten(-2), first.s)
+        return Values(sum((c.v for c in rest), first.v), first.s)
+
+    def dense_sum(self, weights: SumWeights, product: Values) -> Values:
+        return Values(self._sum(weights.log.double(), product.v), product.s)
+
+    def mixing_terms(self, children: Sequence[Values]) -> Values:
+        return Values(torch.stack([c.v for c in children], -1), children[0].s)
+
+    def mix(self, weights: SumWeights, terms: Values) -> Values:
+        rows, batch, units, arity = terms.v.shape
+        log_weights = weights.log.double().reshape(rows * units, 1, arity)
+        mixed = self._sum(log_weights, terms.v.transpose(1, 2).reshape(rows * units, batch, arity))
+        return Values(mixed.view(rows, units, batch).transpose(1, 2), terms.s)
+
+    def normalise(self, raw: Values) -> Values:
+        return raw
+
+    def root(self, values: Values) -> Float[Tensor, " B"]:
+        return values.v[0, :, 0]
+
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+        return log_sum_flow(weights.log.double(), product.v, raw.v, flows)
+
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+        possible = ~raw.v.isneginf()
+        log_share = weights.log.double().unsqueeze(1) + terms.v - torch.where(possible, raw.v, 0.0).unsqueeze(-1)
+        share = log_share.exp() * torch.where(possible, flows, 0.0).unsqueeze(-1)
+        return share, share.sum(1)
+
+    def choose(
+        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None
+    ) -> Int[Tensor, " M"]:
+        scores = weights.log[at].double() + terms
+        return self._pick(scores, generator)
+
+    @staticmethod
+    def _pick(scores: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
+        return draw((scores - scores.amax(-1, keepdim=True)).exp(), generator)
+
+
+class Max(Log):
+    """The max-product semiring: unobserved values and latent branches are maximised out."""
+
+    _maximise = True
+    _sum = staticmethod(max_sum)
+
+    @staticmethod
+    def _pick(scores: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
+        return scores.argmax(-1)

@@ -1,0 +1,54 @@
+"""Expected counts: what the E step of EM collects. They add up over batches and devices."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pcircuits.evaluator import Evaluation, Pass, downward
+from pcircuits.plan import InputLevel, Plan
+from pcircuits.types import Float, Tensor
+
+Counts = dict[str, dict[str, Tensor]]
+
+
+class Statistics(NamedTuple):
+    """Expected sufficient statistics of each parameter group, the summed log likelihood and the summed sample weight."""
+
+    counts: Counts
+    log_likelihood: Float[Tensor, ""]
+    weight: float
+
+    def __add__(self, other: "Statistics") -> "Statistics":  # type: ignore[override]
+        counts = {g: {k: v + other.counts[g][k] for k, v in parts.items()} for g, parts in self.counts.items()}
+        return Statistics(counts, self.log_likelihood + other.log_likelihood, self.weight + other.weight)
+
+    def __mul__(self, factor: float) -> "Statistics":  # type: ignore[override]
+        counts = {g: {k: v * factor for k, v in parts.items()} for g, parts in self.counts.items()}
+        return Statistics(counts, self.log_likelihood * factor, self.weight * factor)
+
+    __rmul__ = __mul__
+
+
+def collect(plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]) -> Statistics:
+    """Counts of both passes of an evaluation; each batch row is counted in the pass that answers for it."""
+    fast_weights = weights if evaluation.exact is None else weights.index_fill(0, evaluation.exact.rows, 0.0)
+    counts = _counts(plan, evaluation.fast, fast_weights)
+    if evaluation.exact is not None:
+        exact = _counts(plan, evaluation.exact, weights[evaluation.exact.rows])
+        counts = {g: {k: v + exact[g][k].to(v.dtype) for k, v in parts.items()} for g, parts in counts.items()}
+    return Statistics(counts, (weights * log_evidence.double()).sum(), float(weights.sum()))
+
+
+def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Counts:
+    flows, sums = downward(upward_pass, weights.to(upward_pass.records[-1].values.v.dtype), count=True)
+    counts: Counts = {group: {"counts": value} for group, value in sums.items()}
+    for n, input_flows in flows.items():
+        level = plan.levels[n]
+        assert isinstance(level, InputLevel)
+        given = upward_pass.evidence.of_variables(level.variables)
+        found = level.family.statistics(upward_pass.prepared[level.group], level.rows, given, input_flows, upward_pass.semiring.exact)
+        counts[level.group] = _merge(counts.get(level.group), found)
+    return counts
+
+
+def _merge(old: Mapping[str, Tensor] | None, new: dict[str, Tensor]) -> dict[str, Tensor]:
+    return new if old is None else {key: old[key] + value for key, value in new.items()}

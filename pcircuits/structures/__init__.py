@@ -1,0 +1,28 @@
+"""What decomposes: region graphs and their builders."""
+
+from pcircuits.structures.binary_tree import binary_tree
+from pcircuits.structures.chain import chain
+from pcircuits.structures.chow_liu import chow_liu, chow_liu_tree
+from pcircuits.structures.factorized import factorized
+from pcircuits.structures.from_networkx import from_networkx
+from pcircuits.structures.hclt import hclt
+from pcircuits.structures.latent_tree import latent_tree
+from pcircuits.structures.mutual_information import mutual_information
+from pcircuits.structures.rat import rat
+from pcircuits.structures.region_graph import Partition, Region, RegionGraph
+
+__all__ = [
+    "Partition",
+    "Region",
+    "RegionGraph",
+    "binary_tree",
+    "chain",
+    "chow_liu",
+    "chow_liu_tree",
+    "factorized",
+    "from_networkx",
+    "hclt",
+    "latent_tree",
+    "mutual_information",
+    "rat",
+]
