@@ -5,14 +5,14 @@ import json
 import os
 from pathlib import Path
 
-from pcircuits_diffusion.corpus import Document, Split, split_of
+from pcircuits_diffusion.corpus import Document, split_of
 
 FOLDER_VARIABLE = "PCIRCUITS_GSM8K"
 _DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"
 _VALID_SHARE = 0.05
 
 
-def load(split: Split, folder: str | Path | None = None) -> list[Document]:
+def load(split: str, folder: str | Path | None = None) -> list[Document]:
     """Documents "problem\\nsolution"; a solution keeps its `<<48/2=24>>` annotations and ends in "#### answer".
 
     "valid" is the part of the published training file, about 5 %, that a hash of each problem's index holds out.

@@ -30,7 +30,7 @@ from benchmarks import gsm8k
 from pcircuits_diffusion import corpus
 from pcircuits_diffusion.backbones.transformer import MaskedTransformer, TransformerConfig, write_file
 
-CORPORA: dict[str, Callable[[corpus.Split], list[corpus.Document]]] = {
+CORPORA: dict[str, Callable[[str], list[corpus.Document]]] = {
     "python_docs": corpus.python_docs,
     "gsm8k": gsm8k.load,
 }

@@ -92,7 +92,7 @@ def _upward_level(level: Level, prepared: Mapping[str, Any], evidence: Evidence,
         raw = semiring.mix(level_weights(level, prepared), terms)
         return Record(terms, raw, semiring.normalise(raw))
     product = semiring.product(level.product, children)
-    raw = product if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
+    raw = semiring.bare(product) if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
     return Record(product, raw, semiring.normalise(raw))
 
 
@@ -117,8 +117,8 @@ def downward(upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool 
         if level.weights is not None:
             weights = level_weights(level, upward_pass.prepared)
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
-            child_flows, level_counts = distribute(weights, record.product, record.raw, flows)
-            if count:
+            child_flows, level_counts = distribute(weights, record.product, record.raw, flows, count)
+            if level_counts is not None:
                 _add_counts(counts, level, level_counts, upward_pass.prepared)
         for g, piece in zip(level.children, _split(level, child_flows, plan), strict=True):
             _send(g, piece, pending)

@@ -1,7 +1,7 @@
 """What product and sum mean: scaled linear (the fast log-sum), log (exact everywhere), max. One instance serves one pass."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -25,6 +25,7 @@ class SumWeights(NamedTuple):
     linear: Float[Tensor, "F O J"]
 
 
+@runtime_checkable
 class Semiring(Protocol):
     exact: bool  # whether input flows must be worked out in log space
 
@@ -33,20 +34,22 @@ class Semiring(Protocol):
     def dense_sum(self, weights: SumWeights, product: Values) -> Values: ...
     def mixing_terms(self, children: Sequence[Values]) -> Values: ...
     def mix(self, weights: SumWeights, terms: Values) -> Values: ...
+    def bare(self, raw: Values) -> Values: ...
     def normalise(self, raw: Values) -> Values: ...
     def root(self, values: Values) -> Float[Tensor, " B"]: ...
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]: ...
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]: ...
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]: ...
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]: ...
     def choose(self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Tensor, generator: torch.Generator | None) -> Tensor: ...
 
 
 class _Limits(NamedTuple):
-    tiny: float  # above the smallest normal number: what underflows is smaller
-    floor: float  # a sum at least this large is right to rounding whatever underflowed below it
-    least_peak: float  # a rescale by less than this would raise lost values above `tiny / least_peak`
+    tiny: float  # above the smallest normal number: a product that underflows is smaller
+    lost: float  # above what a sum of 100,000 such products amounts to
+    least_peak: float  # a rescale by less than this may raise lost values above `lost / least_peak`, which must stay far below `floor`
+    floor: float  # a sum at least this large is right to rounding, whatever underflowed below it
 
 
-_LIMITS = {torch.float32: _Limits(1e-37, 1e-24, 1e-4), torch.float64: _Limits(1e-307, 1e-280, 1e-10)}
+_LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
 class Scaled:
@@ -63,8 +66,8 @@ class Scaled:
         self.suspect: Bool[Tensor, " B"] | None = None
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        values = self.normalise(Values(*family.scaled_values(prepared, rows, evidence)))
-        return Values(self._at_least(values.v, self.limits.tiny), values.s)
+        raw, scale = family.scaled_values(prepared, rows, evidence)
+        return self.normalise(self.bare(Values(self._at_least(raw, self.limits.lost), scale)))
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:
         first, *rest = children
@@ -73,11 +76,14 @@ class Scaled:
             return Values(self._at_least(v, self.limits.tiny), first.s + rest[0].s)
         for n, child in enumerate(rest):
             if n > 0:
-                first = self.normalise(first)
+                first = self.normalise(self.bare(first))
             first = Values(self._at_least(first.v * child.v, self.limits.tiny), first.s + child.s)
-            if n < len(rest) - 1:
-                self._mark(first.v.detach().amax(-1) < self.limits.least_peak)
         return first
+
+    def bare(self, raw: Values) -> Values:
+        """A product, or an input, that is rescaled without a sum in between."""
+        self._mark(raw.v.detach().amax(-1) < self.limits.least_peak)
+        return raw
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
@@ -101,14 +107,14 @@ class Scaled:
         possible = v > 0
         return torch.where(possible, torch.where(possible, v, 1.0).double().log() + s, -torch.inf)
 
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
-        return linear_sum_flow(weights.linear, product.v, raw.v, flows)
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+        return linear_sum_flow(weights.linear, product.v, raw.v, flows, count=count)
 
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
         possible = raw.v > 0
         ratio = torch.where(possible, flows / torch.where(possible, raw.v, 1.0), 0.0)
         share = weights.linear.unsqueeze(1) * terms.v * ratio.unsqueeze(-1)
-        return share, share.sum(1)
+        return share, share.sum(1) if count else None
 
     def choose(
         self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None
@@ -156,20 +162,23 @@ class Log:
         mixed = self._sum(log_weights, terms.v.transpose(1, 2).reshape(rows * units, batch, arity))
         return Values(mixed.view(rows, units, batch).transpose(1, 2), terms.s)
 
+    def bare(self, raw: Values) -> Values:
+        return raw
+
     def normalise(self, raw: Values) -> Values:
         return raw
 
     def root(self, values: Values) -> Float[Tensor, " B"]:
         return values.v[0, :, 0]
 
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
-        return log_sum_flow(weights.log.double(), product.v, raw.v, flows)
+    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+        return log_sum_flow(weights.log.double(), product.v, raw.v, flows, count=count)
 
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor) -> tuple[Tensor, Tensor]:
+    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
         possible = ~raw.v.isneginf()
         log_share = weights.log.double().unsqueeze(1) + terms.v - torch.where(possible, raw.v, 0.0).unsqueeze(-1)
         share = log_share.exp() * torch.where(possible, flows, 0.0).unsqueeze(-1)
-        return share, share.sum(1)
+        return share, share.sum(1) if count else None
 
     def choose(
         self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None

@@ -1,7 +1,8 @@
 """The legend of axes, and shape annotations that run where jaxtyping is installed.
 
 Axes, the same letters everywhere:
-F folded rows of a level, B batch, D variables, V categories, K units, A arity, N samples, T time steps, H hidden states,
+F folded rows of a level, B batch, D variables, V categories, K units, A arity, N samples, T time steps,
+H hidden states,
 G rows of a parameter group, O output units of a sum, J input units of a sum, M selected entries.
 """
 

@@ -8,13 +8,12 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-Split = Literal["train", "valid", "test"]
 EOS = "<eos>"
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -51,7 +50,7 @@ def split_of(name: str, shares: dict[str, float]) -> str:
     return "train"
 
 
-def python_docs(split: Split) -> list[Document]:
+def python_docs(split: str) -> list[Document]:
     """The documentation of the running Python: its help topics, and every standard module's docstrings, by name.
 
     A module's docstrings form one document; no module is imported. A paragraph that occurred before, in any
@@ -139,7 +138,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Tensor]:
     """Token ids of each document, (length,) int64, without `<eos>`."""
-    return [torch.tensor(e.ids) for e in tokenizer.encode_batch_fast([document.text for document in documents])]
+    return [torch.tensor(e.ids) for e in tokenizer.encode_batch([document.text for document in documents])]
 
 
 def windows(

@@ -64,10 +64,14 @@ class Discrete(InputFamily):
         scale = torch.zeros(values.shape[:2], dtype=torch.float64, device=values.device)
         if not hard.all():
             values = torch.where(hard.unsqueeze(-1), values, 1.0)
-        if soft.any():
+        if not soft.any():
+            return values, scale
+        if len(prepared.linear) > 1:
             weights, peak = self._linear_weights(evidence, prepared.linear.dtype)
-            values, scale = torch.where(soft.unsqueeze(-1), _apply(prepared.linear, rows, weights), values), peak
-        return values, scale
+            return torch.where(soft.unsqueeze(-1), _apply(prepared.linear, rows, weights), values), peak
+        where = soft.nonzero(as_tuple=True)  # tied rows: one product over the positions that have weights, and no others
+        weights, peak = self._peak_one(evidence.log_weights[where][:, : self.num_categories], prepared.linear.dtype)
+        return values.index_put(where, weights @ prepared.linear[0]), scale.index_put(where, peak)
 
     def log_values(self, prepared: Table, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
         log, integers = prepared.log.double(), self._integers(evidence)
@@ -158,6 +162,11 @@ class Discrete(InputFamily):
             ones = torch.ones((), dtype=dtype, device=evidence.values.device)
             return ones.expand(*evidence.values.shape, self.num_categories), evidence.values.new_zeros(1, dtype=torch.float64)
         log_weights = evidence.log_weights[..., : self.num_categories].masked_fill(evidence.observed.unsqueeze(-1), 0.0)
+        return self._peak_one(log_weights, dtype)
+
+    @staticmethod
+    def _peak_one(log_weights: Float[Tensor, "... V"], dtype: torch.dtype) -> tuple[Float[Tensor, "... V"], Float[Tensor, "..."]]:
+        """Linear weights divided by the largest, and that one's logarithm in float64."""
         peak = _finite(log_weights.detach().amax(-1, keepdim=True))
         return (log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
 

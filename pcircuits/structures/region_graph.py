@@ -82,9 +82,8 @@ class RegionGraph:
 
     @cached_property
     def is_tree(self) -> bool:
-        """Whether each region has at most one parent and at most one partition, so that nothing is shared or mixed."""
-        children = [child for region in self.regions for p in region.partitions for child in p.children]
-        return len(set(children)) == len(children) and all(len(region.partitions) <= 1 for region in self.regions)
+        """Whether each region has at most one partition, and so, since children are disjoint, at most one parent."""
+        return all(len(region.partitions) <= 1 for region in self.regions)
 
     @cached_property
     def is_structured_decomposable(self) -> bool:

@@ -1,7 +1,6 @@
 """Every builder: the structure that its paper describes, and the arguments that it refuses."""
 
 import itertools
-import time
 from collections.abc import Callable
 from random import Random
 
@@ -65,10 +64,8 @@ def test_chain_is_a_tree_of_depth_d(num_variables: int) -> None:
     assert (graph.num_variables, graph.depth, graph.num_partitions) == (num_variables,) * 3
 
 
-def test_long_chain_builds_fast() -> None:
-    start = time.perf_counter()
+def test_long_chain_builds() -> None:
     graph = structures.chain(10_000)
-    assert time.perf_counter() - start < 4  # measured: 0.3 s; room for a busy machine
     assert graph.depth == graph.num_variables == 10_000 and graph.is_tree
     assert len(graph.scope(graph.root - 1)) == 9_999
 

@@ -20,7 +20,7 @@ PAIR = RegionGraph((X, Y, Region.split((0, 1))))
 def region_graphs_as_json(draw: st.DrawFn) -> dict[str, Any]:
     """Random splits of 1 to 6 variables, with shared regions, mixtures, repetitions, single children and hints.
 
-    Plain JSON, because run-time type checks of library objects use `random`, which hypothesis refuses inside strategies.
+    Plain JSON: run-time type checks of library objects use `random`, which hypothesis refuses inside strategies.
     """
     regions: list[Any] = []
     by_scope: dict[tuple[int, ...], list[int]] = {}
@@ -60,6 +60,7 @@ def test_random_graphs_hold_what_they_promise(json_graph: dict[str, Any]) -> Non
     assert scopes[graph.root] == set(range(graph.num_variables))
     for index, region in enumerate(graph.regions):
         assert region.is_input == (region.variable is not None)
+        assert not graph.is_tree or sum(index in p.children for r in graph.regions for p in r.partitions) <= 1
         if region.is_input:
             assert scopes[index] == {region.variable} and graph.heights[index] == 0
         for partition in region.partitions:

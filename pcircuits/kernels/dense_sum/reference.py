@@ -29,11 +29,13 @@ def linear_sum_flow(
     values: Float[Tensor, "F B J"],
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"]]:
-    """Flows of the inputs and expected counts of the weights summed over the batch: two matrix products."""
+    *,
+    count: bool,
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
+    """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch: a matrix product each."""
     possible = outputs > 0
     ratio = torch.where(possible, flows / torch.where(possible, outputs, 1.0), 0.0)
-    return values * linear_sum(weights.mT, ratio), weights * torch.bmm(ratio.mT, values)
+    return values * linear_sum(weights.mT, ratio), weights * torch.bmm(ratio.mT, values) if count else None
 
 
 def log_sum_flow(
@@ -41,8 +43,10 @@ def log_sum_flow(
     values: Float[Tensor, "F B J"],
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"]]:
-    """Flows of the inputs, and expected counts of the weights summed over the batch.
+    *,
+    count: bool,
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
+    """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch.
 
     `share[f,b,o,j] = flows[f,b,o] exp(log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an output is impossible.
     """
@@ -51,8 +55,9 @@ def log_sum_flow(
         share = _terms(log_weights[:, chunk], values) - _finite(outputs[:, :, chunk, None])
         share = share.exp() * torch.where(outputs[:, :, chunk].isneginf(), 0.0, flows[:, :, chunk]).unsqueeze(-1)
         input_flows = input_flows + share.sum(2)
-        counts.append(share.sum(1))
-    return input_flows, torch.cat(counts, 1)
+        if count:
+            counts.append(share.sum(1))
+    return input_flows, torch.cat(counts, 1) if count else None
 
 
 def _over_output_chunks(reduce, log_weights: Tensor, values: Tensor) -> Tensor:

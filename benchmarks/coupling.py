@@ -1,0 +1,114 @@
+"""Likelihoods of held-out GSM8K under every coupling: `python -m benchmarks.coupling [--reduced]`.
+
+The backbone and head of `benchmarks/weights` on windows of test problems and solutions: perplexity against the mask ratio,
+the share of the gap closed beside the paper's, the controls, and the likelihood of sampling in T steps.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import gsm8k, record, weights
+from pcircuits_diffusion import corpus, evaluate, plot
+from pcircuits_diffusion.coupling import COUPLINGS
+from pcircuits_diffusion.evaluate import tables
+from pcircuits_diffusion.head import CoupledHead
+
+PAPER = {0.1: 0.49, 0.3: 0.64, 0.5: 0.73, 0.7: 0.70, 0.9: 0.28}
+"""Shares of the log-perplexity gap closed, LLaDA-8B on MathInstruct (Li et al. 2026, read off Fig. 1)."""
+SHIPPED = "shipped head"
+
+
+def all_heads(shipped: CoupledHead) -> dict[str, CoupledHead]:
+    """The shipped head, and every coupling of its prior with nothing else trained."""
+    return {SHIPPED: shipped, **{name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}}
+
+
+def measure(loaded: weights.Weights, options: argparse.Namespace) -> tuple[evaluate.Study, evaluate.DocumentBootstrap]:
+    """Scores windows of the test documents."""
+    generator = torch.Generator().manual_seed(options.seed)
+    documents = corpus.encode(loaded.tokenizer, gsm8k.load("test"))
+    windows = corpus.windows(documents, loaded.window_length, count=options.windows, generator=generator)
+    frequencies = weights.token_counts(loaded.tokenizer, gsm8k.load("train"))
+    study = evaluate.study(
+        loaded.backbone,
+        all_heads(loaded.head),
+        windows.tokens,
+        windows.document,
+        block_length=loaded.block_length,
+        controls={"HMM alone": evaluate.prior_alone(loaded.head.prior), "unigram": evaluate.unigram(frequencies)},
+        setting=evaluate.Setting(num_orders=options.orders, progress=True),
+        generator=generator,
+    )
+    return study, evaluate.DocumentBootstrap(windows.document, generator=generator)
+
+
+def show(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap) -> None:
+    ratios, steps = study
+    print(f"{len(ratios.documents)} windows of {bootstrap.num_documents} GSM8K test documents\n")
+    print("Perplexity of the masked tokens\n" + tables.ratio_table(ratios, bootstrap) + "\n")
+    print(
+        "Nats a masked token saved over the backbone's single step, 95 % intervals\n" + gains(ratios, bootstrap) + "\n"
+    )
+    published = ", ".join(f"{ratio:.0%}: {share:.0%}" for ratio, share in PAPER.items())
+    print(f"Share of the gap closed in the paper, another backbone and corpus: {published}\n")
+    print("The sequential reference in each order\n" + tables.order_table(ratios) + "\n")
+    print("Sampling in T steps, nats a token\n" + tables.step_table(steps, bootstrap) + "\n")
+
+
+def gains(curves: evaluate.MaskRatioCurves, bootstrap: evaluate.DocumentBootstrap) -> str:
+    columns = [[str(interval) for interval in curves.gain(name, bootstrap)] for name in curves.heads]
+    labels = [f"{point} of {curves.block_length}" for point in curves.points]
+    return tables.aligned([["masked", *curves.heads], *zip(labels, *columns, strict=True)])
+
+
+def results(
+    study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, loaded: weights.Weights, options: argparse.Namespace
+) -> dict[str, Any]:
+    head = loaded.head
+    return {
+        "corpus": "GSM8K test, problems and solutions",
+        "reduced": options.reduced,
+        "head": {"coupling": head.coupling, "sweeps": head.sweeps, "states": head.prior.num_units},
+        "backbone_parameters": sum(p.numel() for p in loaded.backbone.parameters()),
+        "paper_share_closed": {str(ratio): share for ratio, share in PAPER.items()},
+        "mask_ratios": study.ratios.to_json(bootstrap),
+        "steps": study.steps.to_json(bootstrap),
+    }
+
+
+def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, folder: Path, suffix: str) -> None:
+    """Two figures of the shipped head alone, so that they stay readable; the JSON has every coupling."""
+    ratios, steps = study.ratios.only(SHIPPED), study.steps.only(SHIPPED)
+    title = "GSM8K: what a coupled head recovers in one step"
+    figure = plot.plot_mask_ratios(ratios, bootstrap, title=title, published=PAPER)
+    figure.savefig(folder / f"coupling{suffix}.png", dpi=150)
+    figure = plot.plot_steps(steps, bootstrap, title="GSM8K: likelihood of sampling in few steps")
+    figure.savefig(folder / f"coupling_steps{suffix}.png", dpi=150)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=None, help="default: 512, reduced 48")
+    parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 3, reduced 1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reduced", action="store_true")
+    parser.add_argument("--weights", type=Path, default=weights.FOLDER)
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
+    options = parser.parse_args(arguments)
+    options.windows = options.windows or (48 if options.reduced else 512)
+    options.orders = options.orders or (1 if options.reduced else 3)
+    loaded = weights.load(options.weights)
+    study, bootstrap = measure(loaded, options)
+    show(study, bootstrap)
+    suffix = "_reduced" if options.reduced else ""
+    found = results(study, bootstrap, loaded, options)
+    path = record.write(f"coupling{suffix}", found, seed=options.seed, folder=options.out)
+    draw(study, bootstrap, options.out, suffix)
+    print(f"wrote {path.name} and two figures to {path.parent.name}/")
+
+
+if __name__ == "__main__":
+    main()

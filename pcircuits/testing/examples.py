@@ -1,0 +1,241 @@
+"""Small circuits and evidence of every kind, made from seeds: what the hypothesis strategies and parametrised tests draw from."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import networkx as nx
+import torch
+
+from pcircuits import structures
+from pcircuits.circuit import Circuit
+from pcircuits.distributions import Bernoulli, Categorical, Gaussian, InputFamily
+from pcircuits.errors import StructureError
+from pcircuits.evidence import Evidence
+from pcircuits.hmm import HMM
+from pcircuits.plan import LAYERS
+from pcircuits.structures import RegionGraph
+
+STRUCTURES = ("chain", "binary_tree", "rat", "chow_liu", "hclt", "factorized", "from_networkx", "hmm")
+INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
+WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
+EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "impossible")
+
+__all__ = ["EVIDENCE", "INPUTS", "LAYERS", "STRUCTURES", "WEIGHTS", "example_circuit", "example_evidence", "example_graph", "has_kind", "reshape_weights"]
+
+
+def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGraph:
+    """A region graph by each builder; "from_networkx" draws any valid graph: shared regions, several partitions, one or three children.
+
+    "hmm" is a chain; `example_circuit` ties it. "chow_liu" is for three categories.
+    """
+    data = torch.randint(0, 3, (40, num_variables), generator=torch.Generator().manual_seed(seed))
+    builders: dict[str, Callable[[], RegionGraph]] = {
+        "chain": lambda: structures.chain(num_variables),
+        "hmm": lambda: structures.chain(num_variables),
+        "binary_tree": lambda: structures.binary_tree(num_variables, random.Random(seed).sample(range(num_variables), num_variables)),
+        "rat": lambda: structures.rat(num_variables, min(2, num_variables.bit_length() - 1), num_repetitions=2 + seed % 2, seed=seed),
+        "chow_liu": lambda: structures.chow_liu(data, num_categories=3),
+        "hclt": lambda: structures.hclt(data),
+        "factorized": lambda: structures.factorized(num_variables),
+        "from_networkx": lambda: structures.from_networkx(_random_digraph(num_variables, random.Random(seed))),
+    }
+    if structure not in builders:
+        raise StructureError(f"`structure` must be one of {', '.join(STRUCTURES)}; got {structure!r}")
+    return builders[structure]()
+
+
+def example_inputs(inputs: str, num_variables: int, num_categories: int = 3) -> list[InputFamily]:
+    """One family a variable; "mixed" has every family, and unequal numbers of values."""
+    kinds: dict[str, Sequence[InputFamily]] = {
+        "categorical": [Categorical(num_categories)],
+        "bernoulli": [Bernoulli()],
+        "gaussian": [Gaussian()],
+        "mixed": [Categorical(num_categories), Gaussian(), Bernoulli(), Categorical(2)],
+    }
+    return [kinds[inputs][v % len(kinds[inputs])] for v in range(num_variables)]
+
+
+def example_circuit(
+    structure: str = "binary_tree",
+    layer: str = "cp",
+    inputs: str = "categorical",
+    *,
+    weights: str = "dense",
+    num_variables: int = 4,
+    num_units: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Circuit:
+    """A circuit of one structure, layer, input kind and weight kind; "hmm" shares all weights, and all inputs of one family."""
+    graph = example_graph(structure, num_variables, seed)
+    families = example_inputs(inputs, num_variables)
+    units = 3 if structure == "chow_liu" else num_units
+    if (structure, layer, inputs) == ("hmm", "cp-t", "categorical"):
+        circuit: Circuit = HMM(units, 3, num_variables, seed=seed, dtype=dtype)
+    else:
+        ties = _chain_ties(graph, families) if structure == "hmm" else ({}, {})
+        circuit = Circuit(graph, families, num_units=units, layer=layer, seed=seed, dtype=dtype, sum_ties=ties[0], input_ties=ties[1])
+    reshape_weights(circuit, weights, seed)
+    return circuit
+
+
+@torch.no_grad()
+def reshape_weights(circuit: Circuit, weights: str, seed: int = 0) -> None:
+    """Make all sums and discrete inputs "dense" (as they are), "peaked" (log weights tens apart), "sparse" (about half exact zeros) or "deterministic"
+    (one child a unit)."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    for group in circuit.groups.values():
+        name = next((n for n in ("log_weights", "logits") if hasattr(group, n)), None)
+        if name is None or weights == "dense":
+            continue
+        parameter = group.get_parameter(name)
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        if weights == "peaked":
+            parameter.copy_(15 * noise)
+        elif name == "log_weights" or group.support is None:
+            keep = noise > 0 if weights == "sparse" else torch.zeros_like(noise, dtype=torch.bool)
+            group.restrict(keep.scatter(-1, noise.argmax(-1, keepdim=True), True))  # type: ignore[operator]
+
+
+def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int = 0) -> Evidence:
+    """Evidence of one kind for a circuit.
+
+    "observed": all values. "missing": none. "hard": some values, the others missing. "soft": weights for all discrete variables, some `-inf`. "mixed":
+    values, missing and weights in one batch. "spread": weights up to a hundred nats apart and far-off continuous values, beside values and missing.
+    "impossible": "mixed" whose first row has no possible value of a variable.
+
+    Raises:
+        StructureError: weights asked for where no variable is discrete.
+    """
+    if kind not in EVIDENCE:
+        raise StructureError(f"`kind` must be one of {', '.join(EVIDENCE)}; got {kind!r}")
+    discrete = torch.tensor([family.is_discrete for family in circuit.inputs])
+    if kind in ("soft", "mixed", "impossible") and not discrete.any():
+        raise StructureError(f"{kind} evidence needs a discrete variable")
+    generator = torch.Generator().manual_seed(seed)
+    values = _example_values(circuit, batch, 40.0 if kind == "spread" else 1.0, generator)
+    roles = _deal(_ROLES[kind], values.shape, generator)
+    roles[:, ~discrete] = torch.where(roles[:, ~discrete] == _SOFT, _MISSING, roles[:, ~discrete])
+    if kind in ("observed", "missing", "hard"):
+        return Evidence(values, observed=roles == _OBSERVED)
+    if discrete.any() and not (roles == _SOFT).any():
+        roles[-1, discrete.nonzero()[-1]] = _SOFT
+    log_weights = _example_weights(circuit, roles == _SOFT, 30.0 if kind == "spread" else 1.5, generator)
+    if kind == "impossible":
+        variable = discrete.nonzero()[0]
+        roles[0, variable], log_weights[0, variable] = _SOFT, -torch.inf
+    return Evidence(values, observed=roles == _OBSERVED, log_weights=log_weights)
+
+
+def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
+    """Whether evidence is of the kind that it was drawn for; tests assert it, so that a strategy that misses its case fails."""
+    observed, soft, excluded = evidence.observed, torch.zeros_like(evidence.observed), torch.zeros_like(evidence.observed)
+    widest = 0.0
+    if evidence.log_weights is not None:
+        for variable, family in enumerate(circuit.inputs):
+            weights = evidence.log_weights[:, variable, : family.num_categories or 1]
+            soft[:, variable] = weights.ne(0).any(-1) & ~observed[:, variable]
+            excluded[:, variable] = weights.isneginf().all(-1) & ~observed[:, variable]
+        finite = evidence.log_weights[soft].masked_fill(evidence.log_weights[soft].isneginf(), 0.0)
+        widest = float((finite.amax(-1) - finite.amin(-1)).max()) if soft.any() else 0.0
+    zeros = evidence.log_weights is not None and bool(evidence.log_weights[soft].isneginf().any())
+    missing = ~observed & ~soft
+    far = any(not f.is_discrete and bool((evidence.values[:, v].abs() > 20)[observed[:, v]].any()) for v, f in enumerate(circuit.inputs))
+    return {
+        "observed": bool(observed.all()),
+        "missing": bool(missing.all()),
+        "hard": bool(observed.any() and missing.any() and not soft.any()),
+        "soft": bool(soft.any() and not observed.any()) and zeros,
+        "mixed": bool(observed.any() and missing.any() and soft.any()) and zeros,
+        "spread": widest > 20 or far,
+        "impossible": bool(excluded.any()),
+    }[kind]
+
+
+_OBSERVED, _MISSING, _SOFT = 0, 1, 2
+_ROLES = {
+    "observed": (_OBSERVED,),
+    "missing": (_MISSING,),
+    "hard": (_OBSERVED, _MISSING),
+    "soft": (_SOFT,),
+    "mixed": (_OBSERVED, _MISSING, _SOFT),
+    "spread": (_OBSERVED, _SOFT, _SOFT, _MISSING),
+    "impossible": (_OBSERVED, _MISSING, _SOFT),
+}
+
+
+def _deal(roles: Sequence[int], shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """The roles in equal numbers, shuffled over batch and variables."""
+    size = math.prod(shape)
+    dealt = torch.tensor(roles).repeat(size // len(roles) + 1)[:size]
+    return dealt[torch.randperm(size, generator=generator)].view(*shape)
+
+
+def _example_values(circuit: Circuit, batch: int, far: float, generator: torch.Generator) -> torch.Tensor:
+    columns = [
+        torch.randint(0, f.num_categories, (batch,), generator=generator)
+        if f.num_categories
+        else far * (0.5 + torch.rand(batch, generator=generator)) * torch.randn(batch, generator=generator).sign()
+        for f in circuit.inputs
+    ]
+    dtype = torch.long if all(f.is_discrete for f in circuit.inputs) else circuit.dtype
+    return torch.stack([c.to(dtype) for c in columns], 1)
+
+
+def _example_weights(circuit: Circuit, soft: torch.Tensor, spread: float, generator: torch.Generator) -> torch.Tensor:
+    """Zero where not soft; elsewhere normal times `spread`, one in five values excluded: never all, and the least likely one in the first soft row."""
+    width = max(f.num_categories or 1 for f in circuit.inputs)
+    log_weights = spread * torch.randn(*soft.shape, width, generator=generator).to(circuit.dtype)
+    excluded = torch.rand(log_weights.shape, generator=generator) < 0.2
+    for variable, family in enumerate(circuit.inputs):
+        usable = log_weights[:, variable, : family.num_categories or width]
+        least, most = usable.argmin(-1, keepdim=True), usable.argmax(-1, keepdim=True)
+        excluded[:, variable].scatter_(-1, least, excluded[:, variable].gather(-1, least) | (soft[:, variable].cumsum(0) == 1).unsqueeze(-1))
+        excluded[:, variable].scatter_(-1, most, False)
+    return log_weights.masked_fill(excluded, -torch.inf).masked_fill(~soft.unsqueeze(-1), 0.0)
+
+
+def _chain_ties(graph: RegionGraph, families: Sequence[InputFamily]) -> tuple[dict[int, str], dict[int, str]]:
+    """An HMM's ties: one initial distribution, one transition, one emission a family. The last step's sum has no sibling, so it is tied where its arity fits."""
+    inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
+    arity = {i: len(graph.regions[i].partitions[0].children) for i in inner}
+    sums = {i: "initial" if i == graph.root else f"transition_{arity[i]}" for i in inner}
+    inputs = {i: f"emission_{families[region.variable]!r}" for i, region in enumerate(graph.regions) if region.variable is not None}
+    return sums, {i: "".join(c if c.isalnum() else "_" for c in name) for i, name in inputs.items()}
+
+
+def _random_digraph(num_variables: int, rng: random.Random) -> nx.DiGraph:
+    graph = nx.DiGraph()
+    shared: dict[tuple[int, ...], list[str]] = {}
+
+    def region(scope: tuple[int, ...], depth: int) -> str:
+        known = shared.setdefault(scope, [])
+        if known and rng.random() < 0.5:
+            return rng.choice(known)
+        name = f"region_{len(graph)}"
+        if len(scope) == 1 and rng.random() < 0.8:
+            graph.add_node(name, variable=scope[0])
+        else:
+            graph.add_node(name)
+            for _ in range(rng.choice((1, 2)) if depth < 2 else 1):
+                _add_partition(graph, name, [region(part, depth + 1) for part in _random_split(scope, rng)])
+        known.append(name)
+        return name
+
+    region(tuple(range(num_variables)), 0)
+    return graph
+
+
+def _add_partition(graph: nx.DiGraph, parent: str, children: list[str]) -> None:
+    partition = f"partition_{len(graph)}"
+    graph.add_node(partition, partition=True)
+    graph.add_edges_from([(parent, partition), *((partition, child) for child in children)])
+
+
+def _random_split(scope: tuple[int, ...], rng: random.Random) -> list[tuple[int, ...]]:
+    """A scope in one part (rarely), two or three."""
+    wanted = min(len(scope), rng.choice((1, 2, 2, 2, 3)) if len(scope) > 1 else 1)
+    shuffled = rng.sample(scope, len(scope))
+    cuts = sorted(rng.sample(range(1, len(scope)), wanted - 1))
+    return [tuple(sorted(shuffled[a:b])) for a, b in zip([0, *cuts], [*cuts, len(scope)], strict=True)]

@@ -1,0 +1,52 @@
+"""Results of a study as plain text, aligned."""
+
+import math
+from collections.abc import Sequence
+
+from pcircuits_diffusion.evaluate.bootstrap import DocumentBootstrap, Interval
+from pcircuits_diffusion.evaluate.curves import FACTORISED, SEQUENTIAL, MaskRatioCurves, StepLikelihoods
+
+
+def ratio_table(curves: MaskRatioCurves, bootstrap: DocumentBootstrap) -> str:
+    """Perplexities of the masked tokens, one line a mask count, and the share of the gap that each head closes."""
+    header = ["masked", *(name.replace("one-step ", "") for name in curves.names)]
+    header += ["gap closed" if len(curves.heads) == 1 else f"{name} closes" for name in curves.heads]
+    columns = [[f"{math.exp(nats):.2f}" for nats in curves.mean(name)] for name in curves.names]
+    shares = [[_percent(i) for i in curves.share_closed(name, bootstrap)] for name in curves.heads]
+    labels = [f"{point} of {curves.block_length}" for point in curves.points]
+    return aligned([header, *zip(labels, *columns, *shares, strict=True)])
+
+
+def step_table(likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap) -> str:
+    """Nats a token of sampling in T steps, one line a step count, and what each head gains on the backbone."""
+    header = ["steps", "backbone alone", *likelihoods.heads]
+    header += ["gain" if len(likelihoods.heads) == 1 else f"gain of {name}" for name in likelihoods.heads]
+    columns = [[f"{nats:.3f}" for nats in likelihoods.mean(name)] for name in (FACTORISED, *likelihoods.heads)]
+    gains = [[_signed(i) for i in likelihoods.gain(name, bootstrap)] for name in likelihoods.heads]
+    return aligned([header, *zip([str(point) for point in likelihoods.points], *columns, *gains, strict=True)])
+
+
+def order_table(curves: MaskRatioCurves) -> str:
+    """Perplexity of the sequential reference in each random order, one line a mask count."""
+    orders = curves.by_order(SEQUENTIAL)
+    labels = [f"{point} of {curves.block_length}" for point in curves.points]
+    columns = [[f"{math.exp(nats):.2f}" for nats in order] for order in orders]
+    header = ["masked", *(f"order {i + 1}" for i in range(len(orders)))]
+    return aligned([header, *zip(labels, *columns, strict=True)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns flushed right, the first one left, two spaces apart; the first row is underlined."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def _percent(interval: Interval) -> str:
+    if math.isnan(interval.estimate):
+        return "-"
+    return "{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * value for value in interval))
+
+
+def _signed(interval: Interval) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)

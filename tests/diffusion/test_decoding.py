@@ -1,0 +1,512 @@
+"""The decoding loop: what each rule commits, what each sampler draws, and that rows do not see each other."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+import pcircuits as pc
+from pcircuits_diffusion.backbone import CallableBackbone
+from pcircuits_diffusion.coupling import Independent
+from pcircuits_diffusion.decoding import SAMPLERS, SCORES, Prompts, Settings, View
+from pcircuits_diffusion.decoding.proposals import Rule
+from pcircuits_diffusion.decoding.quota import linear, spread
+from pcircuits_diffusion.decoding.region import blocks
+from pcircuits_diffusion.decoding.score import best
+from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.model import CoupledDiffusion
+from tests.diffusion.tiny_models import (
+    LENGTH,
+    MASK,
+    VOCAB,
+    all_blocks,
+    block_law,
+    hmm,
+    table_backbone,
+    transformer,
+    uniform_prior,
+)
+
+START = torch.zeros(1, 1, dtype=torch.long)
+SAMPLES = 5_000
+COUPLINGS = ("projected", "corrected", "product")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def p_values(samples: torch.Tensor, law: torch.Tensor) -> dict[str, float]:
+    """Chi-square tests of the joint law of all positions, of every position and of every pair of positions."""
+    worlds = all_blocks(samples.shape[1])
+
+    def test(columns: list[int]) -> float:
+        weights = VOCAB ** torch.arange(len(columns))
+        size = VOCAB ** len(columns)
+        counted = torch.bincount((samples[:, columns] * weights).sum(-1), minlength=size)
+        expected = torch.zeros(size, dtype=torch.float64).index_add(0, (worlds[:, columns] * weights).sum(-1), law)
+        expected = expected / expected.sum() * len(samples)
+        keep = expected > 5
+        seen = torch.cat([counted[keep], counted[~keep].sum().view(1)]).double()
+        wanted = torch.cat([expected[keep], expected[~keep].sum().view(1)])
+        return float(chisquare(seen[wanted > 0].numpy(), wanted[wanted > 0].numpy()).pvalue)
+
+    positions = range(samples.shape[1])
+    singles = {f"x{i}": test([i]) for i in positions}
+    pairs = {f"x{i},x{j}": test([i, j]) for i in positions for j in positions if i < j}
+    return {"joint": test(list(positions)), **singles, **pairs}
+
+
+# --- quota, score, region ---
+
+
+@pytest.mark.parametrize(("count", "steps"), [(10, 4), (32, 5), (3, 7), (1, 1), (32, 32)])
+def test_quota_is_lladas_and_sums_up(count: int, steps: int) -> None:
+    left, sizes = torch.tensor([count]), []
+    for steps_left in range(steps, 0, -1):
+        sizes.append(int(linear(left, steps_left)))
+        left = left - sizes[-1]
+    assert sizes == [count // steps + (step < count % steps) for step in range(steps)]
+
+
+def test_steps_are_spread_over_blocks() -> None:
+    assert spread(10, 3) == [4, 3, 3]
+    assert spread(4, 4) == [1, 1, 1, 1]
+    with pytest.raises(pc.ParameterError, match="16 blocks need at least 16 steps, got 15"):
+        spread(15, 16)
+
+
+def test_blocks_slide_with_the_context() -> None:
+    regions = blocks(5, 3, 4, steps=7, max_context=10)
+    assert [tuple(region) for region in regions] == [(0, 5, 9, 3), (3, 9, 13, 2), (7, 13, 17, 2)]
+    assert regions[1].span == slice(6, 10)
+
+
+def test_scores_are_the_published_definitions() -> None:
+    probabilities = torch.tensor([[[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.4, 0.3, 0.3]]])
+    proposed = torch.tensor([[1, 1, 0]])
+
+    def score(name: str) -> list[float]:
+        return SCORES[name](probabilities, proposed, None)[0].tolist()
+
+    assert score("low_confidence") == pytest.approx([0.3, 1.0, 0.4])
+    assert score("margin") == pytest.approx([0.2, 1.0, 0.1])
+    logs = [sum(p * torch.tensor(p).log().item() for p in row if p > 0) for row in probabilities[0].tolist()]
+    assert score("entropy") == pytest.approx(logs)
+    drawn = SCORES["random"](probabilities.expand(999, -1, -1), proposed.expand(999, -1), generator())
+    assert (drawn >= 0).all() and (drawn < 1).all() and abs(drawn.mean() - 0.5) < 0.02
+
+
+def test_best_positions_are_allowed_and_ties_go_first() -> None:
+    scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
+    allowed = torch.tensor([[True, True, True, True], [False, True, True, True]])
+    assert best(scores, allowed, torch.tensor([1, 2])).tolist() == [
+        [False, True, False, False],
+        [False, True, True, False],
+    ]
+    assert best(scores, allowed, torch.tensor([4, 9])).equal(allowed)
+
+
+# --- what is drawn ---
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampling": "latent", "steps": 1},
+        {"sampling": "any_order", "steps": 1},
+        {"sampling": "any_order", "steps": 1, "remasking": "entropy", "confidence_from": "coupled"},
+    ],
+    ids=["latent", "any_order", "any_order by coupled entropy"],
+)
+def test_one_step_samples_are_exact(coupling: str, options: dict[str, Any]) -> None:
+    backbone, head = table_backbone(), CoupledHead(hmm(), coupling=coupling)
+    law = block_law(head, backbone)
+    assert law.sum() == pytest.approx(1)
+    prompts = START.expand(SAMPLES, 1)
+    drawn = CoupledDiffusion(backbone, head).generate(prompts, max_new_tokens=LENGTH, generator=generator(), **options)
+    found = p_values(drawn.tokens, law)
+    assert min(found.values()) > 1e-3, found
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("steps", [2, 3])
+def test_positions_not_committed_keep_their_soft_evidence(sampling: str, steps: int) -> None:
+    """With weights that do not depend on what is decided, steps in random order leave the law as it is."""
+    backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
+    drawn = CoupledDiffusion(backbone, head).generate(
+        START.expand(SAMPLES, 1),
+        max_new_tokens=LENGTH,
+        steps=steps,
+        remasking="random",
+        sampling=sampling,
+        generator=generator(1),
+    )
+    found = p_values(drawn.tokens, block_law(head, backbone))
+    assert min(found.values()) > 1e-3, found
+
+
+def test_the_chi_square_test_rejects_wrong_samplers() -> None:
+    """Independent draws from the exact marginals; the prior without soft evidence; the backbone alone."""
+    backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
+    law, tokens = block_law(head, backbone), torch.full((1, LENGTH), MASK)
+    posterior = head(backbone.log_marginals(tokens), None, tokens, tokens == MASK)
+    independent = Independent(posterior.marginals().log(), tokens, tokens == MASK)
+    found = p_values(independent.sample(SAMPLES, generator=generator())[:, 0], law)
+    assert min(p for name, p in found.items() if "," not in name and name != "joint") > 1e-3, "marginals are right"
+    assert found["joint"] < 1e-9 and min(p for name, p in found.items() if "," in name) < 1e-9, "pairs are not"
+    assert p_values(head.prior.sample(SAMPLES, generator=generator()), law)["joint"] < 1e-9
+    alone = CoupledDiffusion(backbone).generate(
+        START.expand(SAMPLES, 1), max_new_tokens=LENGTH, block_length=LENGTH, steps=1, generator=generator()
+    )
+    assert p_values(alone.tokens, law)["joint"] < 1e-9
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_a_uniform_circuit_reproduces_the_backbone(coupling: str, sampling: str) -> None:
+    backbone, head = table_backbone(), CoupledHead(uniform_prior(), coupling=coupling)
+    columns = backbone.log_marginals(torch.full((1, LENGTH), MASK))[0].double()
+    law = columns.gather(1, all_blocks().T).sum(0).exp()
+    drawn = CoupledDiffusion(backbone, head).generate(
+        START.expand(SAMPLES, 1),
+        max_new_tokens=LENGTH,
+        steps=2,
+        sampling=sampling,
+        remasking="entropy",
+        generator=generator(),
+    )
+    assert min(p_values(drawn.tokens, law).values()) > 1e-3
+    greedy = {"max_new_tokens": 8, "steps": 4, "block_length": LENGTH, "temperature": 0.0, "sampling": sampling}
+    assert (
+        CoupledDiffusion(backbone, head)
+        .generate(START, **greedy)
+        .tokens.equal(CoupledDiffusion(backbone).generate(START, **greedy).tokens)
+    )
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_temperature_sharpens(sampling: str) -> None:
+    backbone, head = table_backbone(), CoupledHead(hmm())
+    model, entropies = CoupledDiffusion(backbone, head), []
+    for temperature in (0.05, 0.5, 1.0):
+        drawn = model.generate(
+            START.expand(1_000, 1), max_new_tokens=LENGTH, steps=1, sampling=sampling, temperature=temperature,
+            generator=generator(),
+        )  # fmt: skip
+        _, counts = drawn.tokens.unique(dim=0, return_counts=True)
+        entropies.append(torch.special.entr(counts / counts.sum()).sum().item())
+    assert entropies[0] < entropies[1] < entropies[2]
+
+
+def test_temperature_zero_is_the_most_probable_block() -> None:
+    backbone, head = table_backbone(), CoupledHead(hmm())
+    best_block = all_blocks()[block_law(head, backbone).argmax()]
+    model = CoupledDiffusion(backbone, head)
+    assert model.generate(START, max_new_tokens=LENGTH, steps=1, temperature=0.0).tokens[0].equal(best_block)
+
+
+@pytest.mark.parametrize("remasking", ["low_confidence", "margin", "entropy"])
+@pytest.mark.parametrize("confidence_from", ["backbone", "coupled"])
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_temperature_zero_is_deterministic(remasking: str, confidence_from: str, sampling: str) -> None:
+    model = CoupledDiffusion(transformer(), CoupledHead(hmm(3, 7), coupling="corrected"))
+    options = {
+        "max_new_tokens": 8, "steps": 4, "temperature": 0.0, "remasking": remasking,
+        "confidence_from": confidence_from, "sampling": sampling,
+    }  # fmt: skip
+    state = torch.random.get_rng_state()
+    first = model.generate([1, 2, 3], **options).tokens
+    assert torch.random.get_rng_state().equal(state), "nothing was drawn"
+    assert model.generate([1, 2, 3], **options).tokens.equal(first)
+
+
+# --- which positions are committed ---
+
+
+def scripted(positions: torch.Tensor, remasking: str, **rule: Any) -> torch.Tensor:
+    """Positions that one step of a sampler commits, given backbone probabilities (L, V), under the backbone alone."""
+    view = View(
+        tokens=torch.full((1, len(positions)), 3),
+        mask=torch.ones(1, len(positions), dtype=torch.bool),
+        open=torch.ones(1, len(positions), dtype=torch.bool),
+        counts=torch.tensor([1]),
+        log_marginals=positions.log().unsqueeze(0),
+    )
+    independent = Independent(view.log_marginals, view.tokens, view.mask)
+    options = Rule(**{"remasking": remasking, "confidence_from": "backbone", "temperature": 0.0, **rule})
+    return SAMPLERS["latent"](independent, view, options, generator()).positions[0].nonzero().flatten().tolist()
+
+
+def test_rules_disagree_as_they_should() -> None:
+    probabilities = torch.tensor([[0.52, 0.47, 0.01], [0.48, 0.26, 0.26], [0.50, 0.29, 0.21]])
+    assert scripted(probabilities, "low_confidence") == [0]
+    assert scripted(probabilities, "margin") == [1]
+    assert scripted(probabilities, "entropy") == [0]
+
+
+def test_low_confidence_scores_the_proposed_token_untempered() -> None:
+    """At a high temperature an unlikely token is drawn, and its own small probability counts."""
+    probabilities = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.35, 0.25]])
+    view = View(
+        torch.full((4000, 2), 3), torch.ones(4000, 2, dtype=torch.bool), torch.ones(4000, 2, dtype=torch.bool),
+        torch.ones(4000, dtype=torch.long), probabilities.log().expand(4000, -1, -1),
+    )  # fmt: skip
+    independent = Independent(view.log_marginals, view.tokens, view.mask)
+    tokens, positions = SAMPLERS["latent"](independent, view, Rule("low_confidence", "backbone", 9.0), generator())
+    scores = probabilities.expand(4000, -1, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    assert positions.equal(torch.nn.functional.one_hot(scores.argmax(-1), 2).bool())
+    assert 0.3 < positions[:, 1].float().mean() < 0.8
+
+
+def test_coupled_confidence_uses_the_heads_marginals() -> None:
+    """The backbone is undecided everywhere; the prior is sure of position 2 alone."""
+    emission = torch.tensor([[0.4, 0.3, 0.3], [0.96, 0.02, 0.02]], dtype=torch.float64)
+    chain = pc.HMM.from_probs(
+        torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64),
+        emission, length=2,
+    )  # fmt: skip
+    flat = CallableBackbone(lambda tokens: torch.zeros(*tokens.shape, VOCAB), VOCAB, MASK)
+    model = CoupledDiffusion(flat, CoupledHead(chain, coupling="product"))
+    for sampling in SAMPLERS:
+        options = {"max_new_tokens": 2, "steps": 2, "temperature": 0.0, "sampling": sampling}
+        coupled = next(model.steps(START, confidence_from="coupled", **options))
+        alone = next(model.steps(START, confidence_from="backbone", **options))
+        assert coupled.committed.tolist() == [[False, True]] and alone.committed.tolist() == [[True, False]]
+
+
+def test_steps_show_the_text_as_it_forms() -> None:
+    model = CoupledDiffusion(transformer(), CoupledHead(hmm(3, 7)))
+    steps = list(model.steps([[1, 2], [3]], max_new_tokens=8, steps=6, generator=generator(), remasking="random"))
+    assert [step.index for step in steps] == list(range(6))
+    assert [step.committed.sum(-1).tolist() for step in steps] == [[2, 2], [1, 1], [1, 1]] * 2
+    for before, after in pairwise(steps):
+        kept = before.tokens != 7
+        assert after.tokens[kept].equal(before.tokens[kept])
+        assert after.committed.equal((after.tokens != 7) & ~kept)
+    assert not (steps[2].tokens[:, 4:] != 7).any(), "blocks go left to right"
+
+
+# --- rows ---
+
+
+MIXED = [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5], [6], [2, 3], [5, 4, 3, 2, 1]]
+
+
+@pytest.mark.parametrize("gamma", [None, 0.6])
+@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "remasking": "random"}])
+def test_a_row_alone_equals_that_row_in_the_batch(gamma: float | None, sampling: str, options: dict[str, Any]) -> None:
+    head = CoupledHead(hmm(3, 7), coupling="product", gamma=gamma)
+    model = CoupledDiffusion(transformer(), head)
+    common = {"max_new_tokens": 10, "steps": 8, "sampling": sampling, "eos_id": 0, **options}
+    together = model.generate(MIXED, seeds=[3, 1, 4, 1], **common).rows
+    for prompt, seed, row in zip(MIXED, [3, 1, 4, 1], together, strict=True):
+        assert model.generate([prompt], seeds=[seed], **common).rows[0].equal(row)
+
+
+def test_padding_side_does_not_matter() -> None:
+    model = CoupledDiffusion(transformer(), CoupledHead(hmm(3, 7)))
+    options = {"max_new_tokens": 4, "steps": 2, "temperature": 0.0}
+    expected = model.generate([[1, 2, 3], [4]], **options).tokens
+    left, right = torch.tensor([[1, 2, 3], [9, 9, 4]]), torch.tensor([[1, 2, 3], [4, 9, 9]])
+    for padded in (left, right):
+        assert model.generate(padded, valid=padded != 9, **options).tokens.equal(expected)
+
+
+def test_gamma_is_each_rows_own_matter() -> None:
+    """A row whose text has ended holds fewer masked tokens: the head is active for one row and not for the other."""
+    active: list[list[bool]] = []
+
+    class Recorded(CoupledHead):
+        def active(self, mask: torch.Tensor) -> torch.Tensor:
+            active.append(super().active(mask).tolist())
+            return super().active(mask)
+
+    peaked = torch.full((VOCAB,), -20.0).index_fill(0, torch.tensor([1]), 0.0)
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        return peaked.expand(*tokens.shape, -1)
+
+    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK), Recorded(hmm(), coupling="product", gamma=0.5))
+    list(model.steps(START.expand(2, 1), max_new_tokens=4, steps=4, generator=generator()))
+    assert active == [[False, False], [False, False], [True, True], [True, True]]
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    assert model.head is not None and model.head.active(mask).tolist() == [False, True]
+
+
+def test_only_open_rows_reach_the_backbone() -> None:
+    batches: list[int] = []
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        batches.append(len(tokens))
+        wanted = tokens[:, 0].apply_(lambda t: {1: 0, 2: 2}[t])
+        return 50.0 * torch.nn.functional.one_hot(wanted, VOCAB).unsqueeze(1).expand(-1, tokens.shape[1], -1)
+
+    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK))
+    found = model.generate(
+        [[1], [2]], max_new_tokens=8, steps=4, block_length=4, eos_id=0, generator=generator(), temperature=0.0
+    )
+    assert batches == [2, 1, 1, 1]
+    assert found.lengths.tolist() == [0, 8]
+
+
+# --- the end of a text ---
+
+
+def ending_backbone(where: int, eos: int = 0) -> CallableBackbone:
+    """Sure of `eos` at one position of the block of 4, of token 1 elsewhere, and surest of all at that position."""
+    logits = torch.zeros(4, VOCAB)
+    logits[:, 1] = 6.0
+    logits[where] = torch.tensor([20.0 if v == eos else 0.0 for v in range(VOCAB)])
+    return CallableBackbone(
+        lambda tokens: logits.repeat(9, 1)[-tokens.shape[1] :].expand(len(tokens), -1, -1), VOCAB, MASK
+    )
+
+
+@pytest.mark.parametrize("after_eos", ["sum_out", "observe"])
+@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_row_ends_at_its_first_end_of_text(after_eos: str, sampling: str, coupled: bool) -> None:
+    model = CoupledDiffusion(ending_backbone(2), CoupledHead(uniform_prior()) if coupled else None)
+    options = {"max_new_tokens": 12, "steps": 12, "eos_id": 0, "temperature": 0.0, "block_length": 4}
+    steps = list(model.steps([1], sampling=sampling, after_eos=after_eos, **options))
+    assert len(steps) == 3, "the positions before the end, and no further block"
+    assert steps[0].tokens.tolist() == [[MASK, MASK, 0, *[0] * 9]]
+    found = model.generate([1], sampling=sampling, after_eos=after_eos, **options)
+    assert found.lengths.tolist() == [2] and found.tokens.tolist() == [[1, 1]]
+
+
+def test_what_the_backbone_sees_after_the_end() -> None:
+    seen: list[list[int]] = []
+    inner = ending_backbone(1)
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(tokens[0, 1:].tolist())
+        return inner.fn(tokens)
+
+    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK))
+    options = {"max_new_tokens": 4, "steps": 4, "eos_id": 0, "temperature": 0.0, "block_length": 4}
+    list(model.steps([1], **options))
+    list(model.steps([1], after_eos="observe", **options))
+    assert seen == [[MASK] * 4, [MASK, 0, MASK, MASK], [MASK] * 4, [MASK, 0, 0, 0]]
+
+
+def test_an_end_of_text_in_the_prompt_ends_nothing() -> None:
+    model = CoupledDiffusion(table_backbone(), CoupledHead(hmm()))
+    options = {"max_new_tokens": LENGTH, "steps": 2, "eos_id": 0, "generator": generator()}
+    assert list(model.steps([0, 1, 0], **options))
+    for empty in (None, torch.empty(1, 0, dtype=torch.long), [[]]):
+        started = model.generate(empty, **{**options, "seeds": [5], "generator": None})
+        assert started.tokens.equal(model.generate([0], **{**options, "seeds": [5], "generator": None}).tokens)
+
+
+# --- sizes ---
+
+
+def test_a_last_block_that_reaches_beyond_is_summed_out() -> None:
+    backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
+    law = block_law(head, backbone).view([VOCAB] * LENGTH).sum(-1).flatten()
+    drawn = CoupledDiffusion(backbone, head).generate(
+        START.expand(SAMPLES, 1), max_new_tokens=LENGTH - 1, steps=1, generator=generator()
+    )
+    assert drawn.tokens.shape == (SAMPLES, LENGTH - 1)
+    assert min(p_values(drawn.tokens, law).values()) > 1e-3
+
+
+def test_a_long_prompt_slides_out_of_the_context() -> None:
+    model = CoupledDiffusion(transformer(max_length=12), CoupledHead(hmm(3, 7)))
+    options = {"max_new_tokens": 4, "steps": 2, "temperature": 0.0}
+    tail = [1, 2, 3, 4, 5, 6, 1, 2]
+    assert model.generate([5] * 50 + tail, **options).tokens.equal(model.generate(tail, **options).tokens)
+    wide = model.generate([5] * 50 + tail, max_context=8, **options).tokens
+    assert wide.equal(model.generate(tail[-4:], **options).tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1}, "2 blocks need at least 2 steps, got 1"),
+        ({"steps": 0}, "`steps` must be a positive integer"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be a positive integer"),
+        ({"block_length": 8}, "`block_length` is 8, the head's prior covers 4 tokens"),
+        ({"remasking": "topprob"}, "`remasking` must be one of low_confidence, random, margin, entropy"),
+        ({"sampling": "greedy"}, "`sampling` must be one of latent, any_order"),
+        ({"confidence_from": "both"}, "`confidence_from` must be one of"),
+        ({"after_eos": "stop"}, "`after_eos` must be one of"),
+        ({"temperature": -1.0}, "`temperature` must be finite and at least 0"),
+        ({"temperature": float("nan")}, "`temperature` must be finite and at least 0"),
+        ({"eos_id": VOCAB}, "`eos_id` must be a token in 0..2"),
+        ({"max_context": 3}, "fewer than one block"),
+        ({"seeds": [1, 2]}, "one seed for each of 1 rows"),
+        ({"seeds": [1], "generator": torch.Generator()}, "not both"),
+    ],
+)
+def test_bad_options_are_refused_before_the_first_step(options: dict[str, Any], message: str) -> None:
+    model = CoupledDiffusion(table_backbone(), CoupledHead(hmm()))
+    with pytest.raises(pc.ParameterError, match=message):
+        model.steps(START, **{"max_new_tokens": 8, "steps": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "valid", "error", "message"),
+    [
+        (torch.tensor([[0.5]]), None, pc.ShapeError, "integer ids"),
+        (torch.zeros(1, 1, 1, dtype=torch.long), None, pc.ShapeError, r"shape \(P,\) or \(B, P\)"),
+        (torch.zeros(0, 3, dtype=torch.long), None, pc.ShapeError, "no rows"),
+        ([[1], [MASK]], None, pc.DataError, r"rows \[1\].*mask"),
+        ([-1], None, pc.DataError, "outside 0..2"),
+        (None, None, pc.DataError, "empty prompt"),
+        (START, torch.ones(1, 2, dtype=torch.bool), pc.ShapeError, "`valid` must be bool"),
+        ([[1]], torch.ones(1, 1, dtype=torch.bool), pc.ShapeError, "`valid` belongs to a padded tensor"),
+    ],
+)
+def test_bad_prompts_are_refused(prompt: Any, valid: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        CoupledDiffusion(table_backbone()).steps(prompt, valid=valid, max_new_tokens=4, steps=1, block_length=4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda x: x.index_fill(2, torch.tensor([1]), float("nan")), pc.EvidenceError, "NaN.*rows"),
+        (lambda x: x.fill_(-torch.inf), pc.EvidenceError, "all -inf"),
+        (lambda x: x[..., :2], pc.ShapeError, r"expected \(B, L, V\) = \(1, 4, 3\)"),
+        (lambda x: x[:, :3], pc.ShapeError, "expected"),
+    ],
+)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_unusable_predictions_are_refused(
+    spoil: Callable[[torch.Tensor], torch.Tensor], error: type[Exception], message: str, coupled: bool
+) -> None:
+    class Spoilt(CallableBackbone):
+        def log_marginals(self, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+            return spoil(super().log_marginals(tokens, **options).clone())
+
+    backbone = Spoilt(table_backbone().fn, VOCAB, MASK)
+    model = CoupledDiffusion(backbone, CoupledHead(hmm()) if coupled else None)
+    with pytest.raises(error, match=message):
+        model.generate(START, max_new_tokens=4, steps=1, block_length=4)
+
+
+def test_a_prior_that_excludes_the_tokens_says_so() -> None:
+    certain = pc.HMM.from_probs(torch.ones(1), torch.ones(1, 1), torch.tensor([[0.5, 0.5, 0.0]]), length=2)
+    only_two = torch.tensor([0.0, 0.0, 30.0])
+    backbone = CallableBackbone(lambda tokens: only_two.expand(*tokens.shape, -1), VOCAB, MASK)
+    model = CoupledDiffusion(backbone, CoupledHead(certain, coupling="product", gamma=0.5))
+    with pytest.raises(pc.EvidenceError, match="impossible"):
+        model.generate(START, max_new_tokens=2, steps=2, generator=generator())
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    prompts = Prompts([torch.tensor([1, 2]), torch.tensor([3])])
+    assert prompts.tokens.tolist() == [[1, 2], [0, 3]] and prompts.valid.tolist() == [[True, True], [False, True]]
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Settings(steps=1, block_length=4).steps = 2  # type: ignore[misc]

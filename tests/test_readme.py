@@ -1,0 +1,32 @@
+"""Every Python block of the README runs as it stands; one that cannot says why in `<!-- not executed: reason -->`."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BLOCK = re.compile(
+    r"^(?:<!-- not executed: (?P<reason>[^\n]+?) -->\n+)?```python[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks() -> list[object]:
+    text = README.read_text(encoding="utf-8")
+    return [_parameter(text, match) for match in BLOCK.finditer(text)]
+
+
+def _parameter(text: str, match: re.Match[str]) -> object:
+    line = text.count("\n", 0, match.start("code")) + 1
+    marks = [pytest.mark.skip(reason=f"not executed: {match['reason']}")] if match["reason"] else []
+    return pytest.param("\n" * (line - 1) + match["code"], id=f"line-{line}", marks=marks)
+
+
+@pytest.mark.parametrize("code", blocks())
+def test_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+
+
+def test_readme_has_a_block_that_runs() -> None:
+    assert any(match["reason"] is None for match in BLOCK.finditer(README.read_text(encoding="utf-8")))
