@@ -1,12 +1,13 @@
 """Whether generated GSM8K solutions calculate rightly: `python -m benchmarks.arithmetic [--reduced]`.
 
-Test problems are continued by the backbone alone and by the coupled model, with the same seeds, in few and in many steps a
-block. Solutions annotate their calculations (`<<48/2=24>>`), so each one can be checked. More or harder annotations are not
-better in themselves, nor is repeating the training set: counts, operators, repetitions and copies stand beside the shares.
+The backbone alone and the coupled model continue test problems, with the same seeds, in few and in many steps a block.
+Solutions annotate their calculations (`<<48/2=24>>`), so that each one can be checked. Fewer or more trivial annotations
+are no improvement, nor are copies from the training set: counts, operators, repetitions and copies stand beside the shares.
 """
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from tqdm import tqdm
 from benchmarks import gsm8k, record, weights
 from benchmarks.annotations import Annotation, annotations
 from benchmarks.arithmetic_plot import plot_right
-from pcircuits_diffusion import corpus
 from pcircuits_diffusion.evaluate import DocumentBootstrap, Interval, generation, tables
 from pcircuits_diffusion.model import CoupledDiffusion
 
@@ -71,7 +71,7 @@ def examine(loaded: weights.Weights, rows: Sequence[list[int]], max_new_tokens: 
     """Finds the annotations of each sample; one that the length limit cuts off is left out."""
     texts = loaded.tokenizer.decode_batch([list(row) for row in rows])
     found = [annotations(t, complete=len(row) < max_new_tokens) for t, row in zip(texts, rows, strict=True)]
-    pairs = {pair for row in rows for pair in zip(row, row[1:], strict=False)}
+    pairs = {pair for row in rows for pair in pairwise(row)}
     bigrams = sum(max(len(row) - 1, 0) for row in rows)
     entropy = generation.token_entropy(torch.tensor([[t for row in rows for t in row] or [0]]))
     return Cell(found, len(pairs) / max(bigrams, 1), entropy)

@@ -1,7 +1,7 @@
 """Likelihoods of held-out GSM8K under every coupling: `python -m benchmarks.coupling [--reduced]`.
 
-The backbone and head of `benchmarks/weights` on windows of test problems and solutions: perplexity against the mask ratio,
-the share of the gap closed beside the paper's, the controls, and the likelihood of sampling in T steps.
+The backbone and head of `benchmarks/weights` on windows of test problems and solutions: perplexity against the mask
+ratio, the share of the gap closed beside the paper's, the controls, and the likelihood of sampling in T steps.
 """
 
 import argparse

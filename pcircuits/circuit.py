@@ -20,7 +20,8 @@ from pcircuits.types import Float, Shaped, Tensor
 
 
 class Circuit(nn.Module):
-    """A probabilistic circuit over D variables (Choi, Vergari, Van den Broeck 2020): smooth and decomposable by construction.
+    """A probabilistic circuit over D variables (Choi, Vergari, Van den Broeck 2020): smooth and decomposable by
+    construction.
 
     Args:
         graph: how the variables decompose.
@@ -49,7 +50,9 @@ class Circuit(nn.Module):
         super().__init__()
         units = graph.num_units if num_units is None else num_units
         if not isinstance(units, int) or units < 1:
-            raise ParameterError(f"`num_units` must be a positive integer, got {units!r}; this region graph carries no hint of its own")
+            raise ParameterError(
+                f"`num_units` must be a positive integer, got {units!r}; this region graph carries no hint of its own"
+            )
         if dtype not in (torch.float32, torch.float64):
             raise ParameterError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
         if not isinstance(graph, RegionGraph):
@@ -103,7 +106,9 @@ class Circuit(nn.Module):
         return self._plan
 
     def prepared(self) -> dict[str, Any]:
-        """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked for."""
+        """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked
+        for.
+        """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             return {name: group.prepare() for name, group in self.groups.items()}
         version = self.version
@@ -144,7 +149,9 @@ class Circuit(nn.Module):
         """The most probable values (D,), as for a posterior."""
         return MPE(*(field[0] for field in self.condition(self._nothing()).mpe()))
 
-    def statistics(self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Float[Tensor, " B"] | None = None) -> Statistics:
+    def statistics(
+        self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Float[Tensor, " B"] | None = None
+    ) -> Statistics:
         """Expected counts of every parameter given the evidence, summed over the batch: the E step of EM.
 
         Raises:
@@ -157,16 +164,23 @@ class Circuit(nn.Module):
             posterior._possible()
             return collect(self.plan, posterior._evaluation, _weights(sample_weights, evidence), posterior.log_evidence)
 
-    def maximise(self, statistics: Statistics, *, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0) -> None:
+    def maximise(
+        self, statistics: Statistics, *, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0
+    ) -> None:
         """Set the parameters in place from expected counts: the M step of EM.
 
-        `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with `a` the pseudocount over k children; with `relative`, `a` is a fraction of
-        the unit's own total. Units that were never reached keep their parameters, and entries outside the support stay zero.
+        `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with `a` the pseudocount over k children; with
+        `relative`, `a` is a fraction of the unit's own total. Units that were never reached keep their parameters, and
+        entries outside the support stay zero.
         """
         if not (pseudocount >= 0 and 0 <= step <= 1):
-            raise ParameterError(f"`pseudocount` must be at least 0 and `step` in [0, 1], got {pseudocount!r} and {step!r}")
+            raise ParameterError(
+                f"`pseudocount` must be at least 0 and `step` in [0, 1], got {pseudocount!r} and {step!r}"
+            )
         if set(statistics.counts) != set(self.groups):
-            raise ParameterError("`statistics` has other parameter groups than this circuit; they come from circuit.statistics")
+            raise ParameterError(
+                "`statistics` has other parameter groups than this circuit; they come from circuit.statistics"
+            )
         for name, counts in statistics.counts.items():
             self.groups[name].maximise(counts, Smoothing(pseudocount, relative, step))
 
@@ -179,31 +193,40 @@ class Circuit(nn.Module):
         if evidence.num_variables != self.num_variables:
             raise ShapeError(f"evidence has {evidence.num_variables} variables, this circuit has {self.num_variables}")
         if evidence.device != self.device:
-            raise EvidenceError(f"evidence is on {evidence.device}, this circuit on {self.device}; move one with .to(...)")
+            raise EvidenceError(
+                f"evidence is on {evidence.device}, this circuit on {self.device}; move one with .to(...)"
+            )
         for level in self.plan.levels:
             if isinstance(level, InputLevel):
                 level.family.validate(evidence.of_variables(level.variables), level.variables)
 
     @torch.no_grad()
     def _make_inputs_indicators(self) -> None:
-        """Unit k of each input region becomes the indicator of category k: latent states are the observed values (Chow-Liu tree)."""
+        """Unit k of each input region becomes the indicator of category k: latent states are the observed values
+        (Chow-Liu tree).
+        """
         for group in self.groups.values():
             family = getattr(group, "family", None)
             if family is None:
                 continue
             if not hasattr(group, "logits") or family.num_categories != self.num_units:
-                raise StructureError(f"this region graph needs Categorical({self.num_units}) inputs, one unit a category; got {family!r}")
+                raise StructureError(
+                    f"this region graph needs Categorical({self.num_units}) inputs, one unit a category; got {family!r}"
+                )
             eye = torch.eye(self.num_units, dtype=torch.bool).expand(group.logits.shape)
             group.restrict(eye.clone())
 
     def extra_repr(self) -> str:
-        return f"{self.num_variables} variables, {self.num_units} units a region, layer {self.layer}, {self.num_parameters:,} parameters"
+        sizes = f"{self.num_variables} variables, {self.num_units} units a region, {self.num_parameters:,} parameters"
+        return f"{sizes}, layer {self.layer}"
 
 
 def _families(inputs: InputFamily | Sequence[InputFamily], num_variables: int) -> tuple[InputFamily, ...]:
     families = (inputs,) * num_variables if isinstance(inputs, InputFamily) else tuple(inputs)
     if bad := [f for f in families if not isinstance(f, InputFamily)]:
-        raise StructureError(f"`inputs` must be an input family such as Categorical(4), or one a variable; got {bad[0]!r}")
+        raise StructureError(
+            f"`inputs` must be an input family such as Categorical(4), or one a variable; got {bad[0]!r}"
+        )
     return families
 
 

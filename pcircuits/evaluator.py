@@ -11,11 +11,16 @@ from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Leve
 from pcircuits.semiring import Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
 
-_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative width of the bracket around an evidence that is accepted
+_TOLERANCE = {
+    torch.float32: 1e-6,
+    torch.float64: 1e-13,
+}  # relative width of the bracket around an evidence that is accepted
 
 
 class Record(NamedTuple):
-    """What a level leaves for the downward pass: its product (mixing: its terms), its sum before rescaling, its values."""
+    """What a level leaves for the downward pass: its product (mixing: its terms), its sum before rescaling, its
+    values.
+    """
 
     product: Values | None
     raw: Values | None
@@ -56,9 +61,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype: torch.dtype) -> Evaluation:
-    """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have touched.
+    """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have
+    touched.
 
-    A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is redone in log space.
+    A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is
+    redone in log space.
     """
     fast = upward(plan, prepared, evidence, Scaled(dtype))
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
@@ -82,7 +89,9 @@ def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring
     return Pass(plan, prepared, semiring, evidence, records, None)
 
 
-def _upward_level(level: Level, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring, records: list[Record]) -> Record:
+def _upward_level(
+    level: Level, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring, records: list[Record]
+) -> Record:
     if isinstance(level, InputLevel):
         given = evidence.of_variables(level.variables)
         return Record(None, None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
@@ -92,14 +101,19 @@ def _upward_level(level: Level, prepared: Mapping[str, Any], evidence: Evidence,
         raw = semiring.mix(level_weights(level, prepared), terms)
         return Record(terms, raw, semiring.normalise(raw))
     product = semiring.product(level.product, children)
-    raw = semiring.bare(product) if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
+    raw = (
+        semiring.bare(product) if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
+    )
     return Record(product, raw, semiring.normalise(raw))
 
 
-def downward(upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+def downward(
+    upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False
+) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
     """Flows of every input level's units (F, B, K) and, if asked for, expected counts of every sum's weights.
 
-    The flow of a unit is the derivative of the log evidence with respect to its log value, times the root's flow. All operations are differentiable.
+    The flow of a unit is the derivative of the log evidence with respect to its log value, times the root's flow. All
+    operations are differentiable.
     """
     plan, semiring = upward_pass.plan, upward_pass.semiring
     pending: list[list[Tensor]] = [[] for _ in plan.levels]
@@ -125,7 +139,9 @@ def downward(upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool 
     return inputs, counts
 
 
-def select(upward_pass: Pass, num_samples: int, generator: torch.Generator | None) -> list[tuple[InputLevel, Picks, Int[Tensor, " M"]]]:
+def select(
+    upward_pass: Pass, num_samples: int, generator: torch.Generator | None
+) -> list[tuple[InputLevel, Picks, Int[Tensor, " M"]]]:
     """Choose one branch a sum from the root down, as the semiring says: drawn, or the maximiser.
 
     Returns, for each input level, the chosen units and the index of the sample each belongs to.
@@ -193,7 +209,9 @@ def _assemble(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Tensor
 
 
 def _assemble_choice(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Int[Tensor, "F B N"]:
-    """As for flows; a row that several parents share takes the choice of the one parent that chose it (-1: none did)."""
+    """As for flows; a row that several parents share takes the choice of the one parent that chose it (-1: none
+    did).
+    """
     if incoming.is_permutation:
         return _assemble(incoming, pieces, num_rows)
     joined = torch.cat(pieces)
@@ -203,7 +221,11 @@ def _assemble_choice(incoming: Incoming, pieces: list[Tensor], num_rows: int) ->
 
 
 def _choose_children(
-    level: InnerLevel | MixingLevel, upward_pass: Pass, n: int, units: Int[Tensor, "F B N"], generator: torch.Generator | None
+    level: InnerLevel | MixingLevel,
+    upward_pass: Pass,
+    n: int,
+    units: Int[Tensor, "F B N"],
+    generator: torch.Generator | None,
 ) -> Sequence[Int[Tensor, "F B N"]]:
     """The unit that each child position is asked for, -1 where it is not asked."""
     active = (units >= 0).nonzero(as_tuple=True)
@@ -212,9 +234,13 @@ def _choose_children(
         terms = upward_pass.records[n].product.v
         row, sample = active[0], active[1]
         terms = terms[row, sample, branch] if isinstance(level, MixingLevel) else terms[row, sample]
-        branch = upward_pass.semiring.choose(level_weights(level, upward_pass.prepared), (row, units[active]), terms, generator)
+        branch = upward_pass.semiring.choose(
+            level_weights(level, upward_pass.prepared), (row, units[active]), terms, generator
+        )
     if isinstance(level, MixingLevel):
-        return [_scatter(units, active, torch.where(branch == a, units[active], -1)) for a in range(len(level.children))]
+        return [
+            _scatter(units, active, torch.where(branch == a, units[active], -1)) for a in range(len(level.children))
+        ]
     if level.product == "kronecker":
         right = upward_pass.plan.levels[level.children[1].parts[0].level].num_units
         return [_scatter(units, active, branch // right), _scatter(units, active, branch % right)]
@@ -225,7 +251,9 @@ def _scatter(like: Tensor, active: tuple[Tensor, ...], choice: Tensor) -> Tensor
     return torch.full_like(like, -1).index_put(active, choice)
 
 
-def _add_counts(counts: dict[str, Tensor], level: InnerLevel | MixingLevel, level_counts: Tensor, prepared: Mapping[str, Any]) -> None:
+def _add_counts(
+    counts: dict[str, Tensor], level: InnerLevel | MixingLevel, level_counts: Tensor, prepared: Mapping[str, Any]
+) -> None:
     group, rows = level.weights.group, level.weights.rows
     if rows is not None:
         shape = prepared[group].linear.shape

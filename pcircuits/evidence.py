@@ -26,9 +26,11 @@ class Evidence:
 
     Args:
         values: (B, D). Read where observed; anything finite elsewhere. May be left out if `log_weights` is given.
-        observed: (B, D) bool. True: the value is hard evidence and weights there are ignored. False: the weights if given, else missing.
+        observed: (B, D) bool. True: the value is hard evidence and weights there are ignored. False: the weights if
+            given, else missing.
             None means all True without `log_weights` and all False with them.
-        log_weights: (B, D, V) natural logarithms of non-negative weights of discrete values (soft or virtual evidence, Pearl 1988). `-inf` is allowed;
+        log_weights: (B, D, V) natural logarithms of non-negative weights of discrete values (soft or virtual evidence,
+            Pearl 1988). `-inf` is allowed;
             they need not be normalised, and their scale is part of the log evidence. All zeros is the same as missing.
 
     Raises:
@@ -53,14 +55,21 @@ class Evidence:
         if observed is None:
             observed = torch.full(values.shape, log_weights is None, dtype=torch.bool, device=values.device)
         if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != values.shape:
-            raise ShapeError(f"`observed` must be a bool tensor of shape {tuple(values.shape)}, got {describe(observed)}")
+            raise ShapeError(
+                f"`observed` must be a bool tensor of shape {tuple(values.shape)}, got {describe(observed)}"
+            )
         if values.is_floating_point() and (bad := (values.isnan() & observed)).any():
-            raise EvidenceError(f"`values` is NaN at observed positions in batch rows {rows_of(bad)}; use Evidence.from_nan for missing values")
+            raise EvidenceError(
+                f"`values` is NaN at observed positions in batch rows {rows_of(bad)}; for missing values "
+                "use Evidence.from_nan"
+            )
         if log_weights is not None:
             _require_weights(log_weights, values)
             used = log_weights.detach().masked_fill(observed.unsqueeze(-1), 0.0)
             if (bad := used.isnan() | used.isposinf()).any():
-                raise EvidenceError(f"`log_weights` has NaN or +inf at unobserved positions in batch rows {rows_of(bad)}")
+                raise EvidenceError(
+                    f"`log_weights` has NaN or +inf at unobserved positions in batch rows {rows_of(bad)}"
+                )
         self.values, self.observed, self.log_weights = values, observed, log_weights
 
     @classmethod
@@ -91,7 +100,9 @@ class Evidence:
 
     def rows(self, index: Shaped[Tensor, " M"]) -> "Evidence":
         """The evidence of some batch rows: an index or a bool mask over B."""
-        return self._with(self.values[index], self.observed[index], None if self.log_weights is None else self.log_weights[index])
+        return self._with(
+            self.values[index], self.observed[index], None if self.log_weights is None else self.log_weights[index]
+        )
 
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
@@ -110,7 +121,8 @@ class Evidence:
 
     def __repr__(self) -> str:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
-        return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {self.observed.float().mean():.0%} observed{soft})"
+        share = f"{self.observed.float().mean():.0%} observed"
+        return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft})"
 
 
 def describe(x: object) -> str:

@@ -17,10 +17,19 @@ class HMM(Circuit):
         num_states: H hidden states.
         num_categories: V values of each variable.
         length: T steps.
-        seed: of the random initial parameters. On text start from `pcircuits.learning.hmm_from_states` instead: EM from random parameters stays at unigrams.
+        seed: of the random initial parameters. On text start from `pcircuits.learning.hmm_from_states` instead: EM
+            from random parameters stays at unigrams.
     """
 
-    def __init__(self, num_states: int, num_categories: int, length: int, *, seed: int | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        num_states: int,
+        num_categories: int,
+        length: int,
+        *,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         graph = chain(length)
         inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
         super().__init__(
@@ -57,13 +66,18 @@ class HMM(Circuit):
         return hmm
 
     @torch.no_grad()
-    def set_probs(self, initial: Float[Tensor, " H"], transition: Float[Tensor, "H H"], emission: Float[Tensor, "H V"]) -> None:
+    def set_probs(
+        self, initial: Float[Tensor, " H"], transition: Float[Tensor, "H H"], emission: Float[Tensor, "H V"]
+    ) -> None:
         """Set all probabilities in place; zeros become part of the support masks."""
-        tables = {"initial": initial.view(1, 1, -1), "transition": transition.unsqueeze(0), "emission": emission.unsqueeze(0)}
+        tables = {
+            "initial": initial.view(1, 1, -1),
+            "transition": transition.unsqueeze(0),
+            "emission": emission.unsqueeze(0),
+        }
         for name, table in tables.items():
             if name not in self.groups:
                 continue  # a single step has no transition
-            table = table.to(self.dtype)
             self.groups[name].support = None if (table > 0).all() else table > 0
             if name == "emission":
                 self.groups[name].set_parameters(self.inputs[0].from_table(table))  # type: ignore[attr-defined]
@@ -86,7 +100,9 @@ class HMM(Circuit):
     def transition(self) -> Float[Tensor, "H H"]:
         """`transition[i, j] = p(z_t = j | z_{t-1} = i)`."""
         if "transition" not in self.groups:
-            return torch.full((self.num_states, self.num_states), 1 / self.num_states, dtype=self.dtype, device=self.device)
+            return torch.full(
+                (self.num_states, self.num_states), 1 / self.num_states, dtype=self.dtype, device=self.device
+            )
         return self.prepared()["transition"].linear[0]
 
     @property

@@ -11,7 +11,9 @@ from pcircuits.plan import GroupSpec
 from pcircuits.semiring import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
-LEAST_PROBABILITY = 1e-37  # what EM may shrink a supported probability to: an exact zero would leave gradient learners no way back
+LEAST_PROBABILITY = (
+    1e-37  # what EM may shrink a supported probability to: an exact zero would leave gradient learners no way back
+)
 
 
 class ParameterGroup(nn.Module):
@@ -38,7 +40,9 @@ class ParameterGroup(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         if (stored := state_dict.get(f"{prefix}support")) is not None:
-            self.support = torch.ones_like(stored)  # a mask that the state holds is taken over, whether or not one was set before
+            self.support = torch.ones_like(
+                stored
+            )  # a mask that the state holds is taken over, whether or not one was set before
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -93,5 +97,8 @@ class InputGroup(ParameterGroup):
 def build_groups(specs: dict[str, GroupSpec], generator: torch.Generator | None) -> nn.ModuleDict:
     """One module a parameter group, freshly initialised."""
     return nn.ModuleDict(
-        {name: (SumGroup(spec, generator) if spec.family is None else InputGroup(spec, generator)) for name, spec in specs.items()}
+        {
+            name: (SumGroup(spec, generator) if spec.family is None else InputGroup(spec, generator))
+            for name, spec in specs.items()
+        }
     )

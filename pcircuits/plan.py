@@ -1,4 +1,6 @@
-"""From a region graph to folded levels: what is computed together, from what, with which parameters. No parameter values here."""
+"""From a region graph to folded levels: what is computed together, from what, with which parameters. No parameter
+values here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -119,7 +121,16 @@ class _Block:
     variable: int = -1
 
     def fold_key(self, family: InputFamily | None) -> tuple:
-        return (self.depth, self.kind, len(self.children), self.num_units, self.num_children, self.has_sum, self.tie or "", family)
+        return (
+            self.depth,
+            self.kind,
+            len(self.children),
+            self.num_units,
+            self.num_children,
+            self.has_sum,
+            self.tie or "",
+            family,
+        )
 
 
 def compile_plan(
@@ -136,9 +147,12 @@ def compile_plan(
     Args:
         families: one input family a variable.
         num_units: K of every region but the root, which has one unit.
-        layer: "cp" (a dense sum on each child, then the Hadamard product; Cichocki et al.'s CP decomposition), "cp-t" (product, then dense sum),
-            or "tucker" (Kronecker product of two children, then dense sum; partitions of another arity are Hadamard products).
-        sum_ties, input_ties: name of the parameter group that a region's sum or input shares with all others of that name.
+        layer: "cp" (a dense sum on each child, then the Hadamard product; Cichocki et al.'s CP decomposition), "cp-t"
+            (product, then dense sum),
+            or "tucker" (Kronecker product of two children, then dense sum; partitions of another arity are Hadamard
+            products).
+        sum_ties, input_ties: name of the parameter group that a region's sum or input shares with all others of that
+        name.
 
     Raises:
         StructureError: an unknown layer, or a number of families other than the graph's variables.
@@ -146,7 +160,9 @@ def compile_plan(
     if layer not in LAYERS:
         raise StructureError(f"`layer` must be one of {', '.join(LAYERS)}; got {layer!r}")
     if len(families) != graph.num_variables:
-        raise StructureError(f"`inputs` must give one family for each of {graph.num_variables} variables, got {len(families)}")
+        raise StructureError(
+            f"`inputs` must give one family for each of {graph.num_variables} variables, got {len(families)}"
+        )
     blocks = _Blocks(graph, num_units, layer, sum_ties or {}, input_ties or {}).blocks
     return _fold(blocks, families)
 
@@ -154,7 +170,9 @@ def compile_plan(
 class _Blocks:
     """Builds the blocks of a region graph, children first."""
 
-    def __init__(self, graph: RegionGraph, num_units: int, layer: str, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]) -> None:
+    def __init__(
+        self, graph: RegionGraph, num_units: int, layer: str, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]
+    ) -> None:
         self.blocks: list[_Block] = []
         self.num_units, self.layer = num_units, layer
         of_region: dict[int, int] = {}
@@ -164,7 +182,10 @@ class _Blocks:
                 continue
             outputs = 1 if i == graph.root else num_units
             tie = sum_ties.get(i)
-            parts = [self._partition(tuple(of_region[c] for c in p.children), outputs, tie, n) for n, p in enumerate(region.partitions)]
+            parts = [
+                self._partition(tuple(of_region[c] for c in p.children), outputs, tie, n)
+                for n, p in enumerate(region.partitions)
+            ]
             of_region[i] = parts[0] if len(parts) == 1 else self._mix(tuple(parts), outputs, tie)
         if self.blocks[of_region[graph.root]].num_units != 1:  # a bare input region as root
             of_region[graph.root] = self._sum(of_region[graph.root], 1, None)
@@ -184,7 +205,15 @@ class _Blocks:
     def _sum(self, child: int, outputs: int, tie: str | None) -> int:
         return self._add("hadamard", (child,), outputs, has_sum=True, tie=tie)
 
-    def _add(self, kind: str, children: tuple[int, ...], units: int, has_sum: bool = False, tie: str | None = None, variable: int = -1) -> int:
+    def _add(
+        self,
+        kind: str,
+        children: tuple[int, ...],
+        units: int,
+        has_sum: bool = False,
+        tie: str | None = None,
+        variable: int = -1,
+    ) -> int:
         below = [self.blocks[c] for c in children]
         width = 0
         if kind == "mixing":
@@ -207,7 +236,9 @@ def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
     return Plan(levels, groups, _incoming(levels))
 
 
-def _level(n: int, blocks: list[_Block], place: Mapping[int, tuple[int, int]], families: Sequence[InputFamily], groups: dict) -> Level:
+def _level(
+    n: int, blocks: list[_Block], place: Mapping[int, tuple[int, int]], families: Sequence[InputFamily], groups: dict
+) -> Level:
     first, count = blocks[0], len(blocks)
     if first.kind == "input":
         family = families[first.variable]
@@ -224,7 +255,9 @@ def _level(n: int, blocks: list[_Block], place: Mapping[int, tuple[int, int]], f
     if first.kind == "mixing":
         assert weights is not None
         return MixingLevel(children, weights, count, first.num_units)
-    return InnerLevel("kronecker" if first.kind == "kronecker" else "hadamard", children, weights, count, first.num_units)
+    return InnerLevel(
+        "kronecker" if first.kind == "kronecker" else "hadamard", children, weights, count, first.num_units
+    )
 
 
 def _gather(places: list[tuple[int, int]]) -> Gather:
@@ -233,7 +266,8 @@ def _gather(places: list[tuple[int, int]]) -> Gather:
         by_level.setdefault(level, []).append(row)
     whole = len(by_level) == 1
     parts = tuple(
-        Part(level, _index([places[r][1] for r in rows]), None if whole else torch.tensor(rows)) for level, rows in by_level.items()
+        Part(level, _index([places[r][1] for r in rows]), None if whole else torch.tensor(rows))
+        for level, rows in by_level.items()
     )
     positions = torch.tensor([row for rows in by_level.values() for row in rows])
     return Gather(parts, None if whole or _is_range(positions.tolist()) else positions.argsort())

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Posterior:
     """`p(x | evidence)` for a batch of evidence; made by `Circuit.condition`.
 
-    Every query but `log_evidence` and `log_prob` raises EvidenceError where the evidence is impossible, and StaleError once the circuit's parameters changed.
+    Every query but `log_evidence` and `log_prob` raises EvidenceError where the evidence is impossible, and StaleError
+    once the circuit's parameters changed.
     """
 
     def __init__(self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation) -> None:
@@ -32,16 +33,23 @@ class Posterior:
         self._require_fresh()
         return self._log_evidence
 
-    def log_prob(self, x: Shaped[Tensor, "*N B D"], *, variables: Bool[Tensor, "B D"] | None = None) -> Float[Tensor, "*N B"]:
+    def log_prob(
+        self, x: Shaped[Tensor, "*N B D"], *, variables: Bool[Tensor, "B D"] | None = None
+    ) -> Float[Tensor, "*N B"]:
         """`log p(x | evidence)` of values x, (B, D) or (N, B, D); `-inf` where x contradicts the evidence.
 
-        With `variables` only x's values where it is True count, and all other variables are summed out under their evidence: a marginal of the posterior.
+        With `variables` only x's values where it is True count, and all other variables are summed out under their
+        evidence: a marginal of the posterior.
         """
         evidence = self._possible()
         if not isinstance(x, Tensor) or x.ndim not in (2, 3) or x.shape[-2:] != evidence.values.shape:
-            raise ShapeError(f"`x` must have shape (B, D) = {tuple(evidence.values.shape)} or (N, B, D), got {describe(x)}")
+            raise ShapeError(
+                f"`x` must have shape (B, D) = {tuple(evidence.values.shape)} or (N, B, D), got {describe(x)}"
+            )
         if variables is not None and (variables.dtype != torch.bool or variables.shape != evidence.values.shape):
-            raise ShapeError(f"`variables` must be a bool tensor of shape {tuple(evidence.values.shape)}, got {describe(variables)}")
+            raise ShapeError(
+                f"`variables` must be a bool tensor of shape {tuple(evidence.values.shape)}, got {describe(variables)}"
+            )
         stacked = x.reshape(-1, *evidence.values.shape)
         joint = queries.joint_log_prob(self.circuit, evidence, stacked, variables)
         return (joint - self.log_evidence).view(x.shape[:-1])
@@ -49,7 +57,8 @@ class Posterior:
     def marginals(self) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
         """Exact `p(X_i | evidence)`, (B, D, V), one-hot where observed.
 
-        Circuits whose variables are not all discrete with equally many values get a list with one entry a variable: (B, V_i), or `Moments` of a continuous one.
+        Circuits whose variables are not all discrete with equally many values get a list with one entry a variable:
+        (B, V_i), or `Moments` of a continuous one.
         """
         self._possible()
         return queries.marginals(self._evaluation)
@@ -59,8 +68,9 @@ class Posterior:
     ) -> Shaped[Tensor, "N B D"]:
         """`n` joint samples of all variables given the evidence, (n, B, D).
 
-        `temperature` sharpens each variable's distribution given the latent path, `p(x | z)^(1/temperature)`, the path itself being drawn exactly
-        (latent-variable sampling, Li et al. 2026, Sec. 5.1). At 0 each variable takes its mode given the path.
+        `temperature` sharpens each variable's distribution given the latent path, `p(x | z)^(1/temperature)`, the path
+        itself being drawn exactly (latent-variable sampling, Li et al. 2026, Sec. 5.1). At 0 each variable takes its
+        mode given the path.
         """
         self._possible()
         if not isinstance(n, int) or n < 1:
@@ -71,7 +81,9 @@ class Posterior:
             return queries.sample(self._evaluation, n, generator, temperature)
 
     def mpe(self) -> MPE:
-        """A most probable completion of the evidence, its log probability `log p(x | evidence)`, and whether it is proven to be the maximum."""
+        """A most probable completion of the evidence, its log probability `log p(x | evidence)`, and whether it is
+        proven to be the maximum.
+        """
         self._possible()
         with torch.no_grad():
             return queries.mpe(self.circuit, self.evidence, self.log_evidence)
@@ -84,7 +96,9 @@ class Posterior:
 
     def _require_fresh(self) -> None:
         if self.circuit.version != self._version:
-            raise StaleError("the circuit's parameters changed after this posterior was made; call circuit.condition(evidence) again")
+            raise StaleError(
+                "the circuit's parameters changed after this posterior was made; call circuit.condition(evidence) again"
+            )
 
     def __repr__(self) -> str:
         return f"Posterior({self.evidence!r})"

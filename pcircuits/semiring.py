@@ -1,4 +1,6 @@
-"""What product and sum mean: scaled linear (the fast log-sum), log (exact everywhere), max. One instance serves one pass."""
+"""What product and sum mean: scaled linear (the fast log-sum), log (exact everywhere), max. One instance serves one
+pass.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -37,15 +39,21 @@ class Semiring(Protocol):
     def bare(self, raw: Values) -> Values: ...
     def normalise(self, raw: Values) -> Values: ...
     def root(self, values: Values) -> Float[Tensor, " B"]: ...
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]: ...
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]: ...
-    def choose(self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Tensor, generator: torch.Generator | None) -> Tensor: ...
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]: ...
+    def mixing_flows(
+        self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]: ...
+    def choose(
+        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Tensor, generator: torch.Generator | None
+    ) -> Tensor: ...
 
 
 class _Limits(NamedTuple):
     tiny: float  # above the smallest normal number: a product that underflows is smaller
     lost: float  # above what a sum of 100,000 such products amounts to
-    least_peak: float  # a rescale by less than this may raise lost values above `lost / least_peak`, which must stay far below `floor`
+    least_peak: float  # a rescale by less may raise what was lost above `lost / least_peak`, far below `floor`
     floor: float  # a sum at least this large is right to rounding, whatever underflowed below it
 
 
@@ -55,8 +63,9 @@ _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Li
 class Scaled:
     """Linear values with maximum one per region and sample, and their log scale.
 
-    Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such values are raised to a bound of
-    what they can be, so that the pass yields an upper bound of the root: circuits are monotone in their non-negative values.
+    Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such
+    values are raised to a bound of what they can be, so that the pass yields an upper bound of the root: circuits are
+    monotone in their non-negative values.
     """
 
     exact = False
@@ -107,17 +116,25 @@ class Scaled:
         possible = v > 0
         return torch.where(possible, torch.where(possible, v, 1.0).double().log() + s, -torch.inf)
 
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
         return linear_sum_flow(weights.linear, product.v, raw.v, flows, count=count)
 
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+    def mixing_flows(
+        self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
         possible = raw.v > 0
         ratio = torch.where(possible, flows / torch.where(possible, raw.v, 1.0), 0.0)
         share = weights.linear.unsqueeze(1) * terms.v * ratio.unsqueeze(-1)
         return share, share.sum(1) if count else None
 
     def choose(
-        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None
+        self,
+        weights: SumWeights,
+        at: tuple[Tensor, Tensor],
+        terms: Float[Tensor, "M J"],
+        generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
         return draw(weights.linear[at] * terms, generator)
 
@@ -171,17 +188,25 @@ class Log:
     def root(self, values: Values) -> Float[Tensor, " B"]:
         return values.v[0, :, 0]
 
-    def sum_flows(self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
         return log_sum_flow(weights.log.double(), product.v, raw.v, flows, count=count)
 
-    def mixing_flows(self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool) -> tuple[Tensor, Tensor | None]:
+    def mixing_flows(
+        self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
         possible = ~raw.v.isneginf()
         log_share = weights.log.double().unsqueeze(1) + terms.v - torch.where(possible, raw.v, 0.0).unsqueeze(-1)
         share = log_share.exp() * torch.where(possible, flows, 0.0).unsqueeze(-1)
         return share, share.sum(1) if count else None
 
     def choose(
-        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Float[Tensor, "M J"], generator: torch.Generator | None
+        self,
+        weights: SumWeights,
+        at: tuple[Tensor, Tensor],
+        terms: Float[Tensor, "M J"],
+        generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
         scores = weights.log[at].double() + terms
         return self._pick(scores, generator)

@@ -11,7 +11,9 @@ Counts = dict[str, dict[str, Tensor]]
 
 
 class Statistics(NamedTuple):
-    """Expected sufficient statistics of each parameter group, the summed log likelihood and the summed sample weight."""
+    """Expected sufficient statistics of each parameter group, the summed log likelihood and the summed sample
+    weight.
+    """
 
     counts: Counts
     log_likelihood: Float[Tensor, ""]
@@ -28,7 +30,9 @@ class Statistics(NamedTuple):
     __rmul__ = __mul__
 
 
-def collect(plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]) -> Statistics:
+def collect(
+    plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]
+) -> Statistics:
     """Counts of both passes of an evaluation; each batch row is counted in the pass that answers for it."""
     fast_weights = weights if evaluation.exact is None else weights.index_fill(0, evaluation.exact.rows, 0.0)
     counts = _counts(plan, evaluation.fast, fast_weights)
@@ -45,7 +49,9 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
         level = plan.levels[n]
         assert isinstance(level, InputLevel)
         given = upward_pass.evidence.of_variables(level.variables)
-        found = level.family.statistics(upward_pass.prepared[level.group], level.rows, given, input_flows, upward_pass.semiring.exact)
+        found = level.family.statistics(
+            upward_pass.prepared[level.group], level.rows, given, input_flows, upward_pass.semiring.exact
+        )
         counts[level.group] = _merge(counts.get(level.group), found)
     return counts
 

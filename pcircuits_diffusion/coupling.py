@@ -1,4 +1,5 @@
-"""From a backbone's predictions to soft evidence on a circuit: one function a coupling, and the distribution that comes of it.
+"""From a backbone's predictions to soft evidence on a circuit: one function a coupling, and the distribution that
+comes of it.
 
 Axes: B batch, L positions of the block, V tokens.
 """
@@ -12,7 +13,9 @@ import pcircuits as pc
 
 
 class CoupledPosterior:
-    """`p_hat(x0 | x_t)`: the prior circuit conditioned on the observed tokens and on the backbone's predictions as soft evidence."""
+    """`p_hat(x0 | x_t)`: the prior circuit conditioned on the observed tokens and on the backbone's predictions as
+    soft evidence.
+    """
 
     def __init__(self, posterior: pc.Posterior, log_targets: Tensor, mask: Tensor) -> None:
         self.posterior, self.log_targets, self.mask = posterior, log_targets, mask
@@ -27,7 +30,9 @@ class CoupledPosterior:
         return self.posterior.log_evidence
 
     def log_prob(self, x: Tensor, *, variables: Tensor | None = None) -> Tensor:
-        """(B,) `log p_hat(x)` of complete blocks (B, L), or of the positions in `variables` (B, L) only, the others summed out."""
+        """(B,) `log p_hat(x)` of complete blocks (B, L), or of the positions in `variables` (B, L) only, the others
+        summed out.
+        """
         return self.posterior.log_prob(x, variables=variables)
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
@@ -91,18 +96,24 @@ Coupling = Callable[[pc.Circuit, Tensor, Tensor, Tensor, "CouplingOptions"], Ten
 class CouplingOptions:
     """Exponents of the two factors of the weights, and how `projected` and `corrected` are worked out."""
 
-    def __init__(self, backbone_exponent: Tensor, prior_exponent: Tensor, sweeps: int, differentiate_marginals: bool) -> None:
+    def __init__(
+        self, backbone_exponent: Tensor, prior_exponent: Tensor, sweeps: int, differentiate_marginals: bool
+    ) -> None:
         self.backbone_exponent, self.prior_exponent = backbone_exponent, prior_exponent
         self.sweeps, self.differentiate_marginals = sweeps, differentiate_marginals
 
 
 def product(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
-    """`p_theta(x_i)^a`: equation (5) of the paper at a = 1. It counts every token's frequency twice, in the backbone and in the circuit."""
+    """`p_theta(x_i)^a`: equation (5) of the paper at a = 1. It counts every token's frequency twice, in the backbone
+    and in the circuit.
+    """
     return options.backbone_exponent * log_targets
 
 
 def corrected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
-    """`p_theta(x_i)^a / m_i(x_i)^b` with `m_i` the circuit's own marginals given the observed tokens; tokens that the circuit excludes keep weight zero."""
+    """`p_theta(x_i)^a / m_i(x_i)^b` with `m_i` the circuit's own marginals given the observed tokens; tokens that the
+    circuit excludes keep weight zero.
+    """
     with torch.set_grad_enabled(torch.is_grad_enabled() and options.differentiate_marginals):
         marginals = prior.condition(pc.Evidence(tokens, observed=~mask)).marginals()
     assert isinstance(marginals, Tensor)
@@ -113,12 +124,17 @@ def corrected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tens
 
 
 def projected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
-    """Weights under which the coupled marginals approach the backbone's, by sweeps of iterative proportional fitting from `corrected`'s weights.
+    """Weights under which the coupled marginals approach the backbone's, by sweeps of iterative proportional fitting
+    from `corrected`'s weights.
 
     The weights are constants of the gradient: training adapts the circuit under them.
     """
     with torch.no_grad():
-        start = pc.Evidence(tokens, observed=~mask, log_weights=corrected(prior, log_targets, tokens, mask, options).masked_fill(~mask.unsqueeze(-1), 0.0))
+        start = pc.Evidence(
+            tokens,
+            observed=~mask,
+            log_weights=corrected(prior, log_targets, tokens, mask, options).masked_fill(~mask.unsqueeze(-1), 0.0),
+        )
         weights = pc.match_marginals(prior, start, log_targets, sweeps=options.sweeps).log_weights
     assert weights is not None
     return weights

@@ -12,15 +12,19 @@ class CoupledHead(nn.Module):
 
     Args:
         prior: any circuit over L positions with V tokens each, such as an `HMM` over a block of 32.
-        coupling: "projected" (the coupled marginals stay the backbone's), "corrected" (the circuit's own marginals are divided out) or "product" (the paper's).
+        coupling: "projected" (the coupled marginals stay the backbone's), "corrected" (the circuit's own marginals are
+            divided out) or "product" (the paper's).
         sweeps: of the iterative fitting of "projected".
-        sharpen: tau of `p_theta^(1/tau)` before it meets the circuit (the paper's `pc_temperature`); 1 leaves the backbone as it is.
+        sharpen: tau of `p_theta^(1/tau)` before it meets the circuit (the paper's `pc_temperature`); 1 leaves the
+            backbone as it is.
         gamma: the head is used for rows whose mask ratio is at most gamma; None: for all. Only "product" needs it.
         learn_exponents: train a and b of the weights `p_theta^a / m^b`.
-        differentiate_marginals: whether training "corrected" differentiates through m; else m is a constant of the gradient.
+        differentiate_marginals: whether training "corrected" differentiates through m; else m is a constant of the
+            gradient.
 
     Raises:
-        pc.ParameterError, pc.StructureError: arguments out of range, or a prior whose variables are not tokens of one vocabulary.
+        pc.ParameterError, pc.StructureError: arguments out of range, or a prior whose variables are not tokens of one
+        vocabulary.
     """
 
     def __init__(
@@ -38,7 +42,9 @@ class CoupledHead(nn.Module):
         if coupling not in COUPLINGS:
             raise pc.ParameterError(f"`coupling` must be one of {', '.join(COUPLINGS)}; got {coupling!r}")
         if not isinstance(prior, pc.Circuit) or prior.num_categories is None:
-            raise pc.StructureError("`prior` must be a pc.Circuit whose variables are all discrete with equally many values")
+            raise pc.StructureError(
+                "`prior` must be a pc.Circuit whose variables are all discrete with equally many values"
+            )
         if not sharpen > 0:
             raise pc.ParameterError(f"`sharpen` must be positive, got {sharpen!r}")
         if gamma is not None and not 0 <= gamma <= 1:
@@ -66,7 +72,8 @@ class CoupledHead(nn.Module):
             mask: (B, L) True where the token is to be predicted. Other tokens are hard evidence.
 
         Raises:
-            pc.ShapeError: shapes or sizes that do not fit the head. pc.EvidenceError: NaN logits, or positions without any possible token.
+            pc.ShapeError: shapes or sizes that do not fit the head. pc.EvidenceError: NaN logits, or positions without
+                any possible token.
         """
         self._validate(logits, tokens, mask)
         tokens = torch.where(mask, 0, tokens)
@@ -86,7 +93,9 @@ class CoupledHead(nn.Module):
     def _validate(self, logits: Tensor, tokens: Tensor, mask: Tensor) -> None:
         shape = (self.block_length, self.vocab_size)
         if logits.ndim != 3 or logits.shape[1:] != shape:
-            raise pc.ShapeError(f"`logits` must have shape (B, {shape[0]}, {shape[1]}), the head's block and vocabulary; got {tuple(logits.shape)}")
+            raise pc.ShapeError(
+                f"`logits` must have shape (B, {shape[0]}, {shape[1]}), the head's block and vocabulary; got {tuple(logits.shape)}"
+            )
         for name, tensor in (("tokens", tokens), ("mask", mask)):
             if tensor.shape != logits.shape[:2]:
                 raise pc.ShapeError(f"`{name}` must have shape {tuple(logits.shape[:2])}, got {tuple(tensor.shape)}")
@@ -95,7 +104,9 @@ class CoupledHead(nn.Module):
         used = logits.detach().masked_fill(~mask.unsqueeze(-1), 0.0)
         if (bad := used.isnan() | used.isposinf()).any() or (bad := used.isneginf().all(-1)).any():
             rows = bad.flatten(1).any(1).nonzero().flatten()[:8].tolist()
-            raise pc.EvidenceError(f"`logits` are NaN, +inf, or exclude every token at masked positions of batch rows {rows}")
+            raise pc.EvidenceError(
+                f"`logits` are NaN, +inf, or exclude every token at masked positions of batch rows {rows}"
+            )
 
     def extra_repr(self) -> str:
         return f"coupling={self.coupling}, sweeps={self.sweeps}, sharpen={self.sharpen}, gamma={self.gamma}"

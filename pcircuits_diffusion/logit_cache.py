@@ -1,7 +1,7 @@
-"""A frozen backbone's predictions, worked out once: in memory, or in shards on disk that an interrupted run goes on with.
+"""A frozen backbone's predictions, worked out once: in memory, or in shards on disk that interrupted runs go on with.
 
 Only masked positions are kept, as float16: on average half of a block.
-Axes: N windows, W tokens of a window, L positions of the block (the window's end), V tokens, M masked positions, B batch.
+Axes: N windows, W tokens of a window, L positions of the block at its end, V tokens, M masked positions, B batch.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ KEY = "log_marginals"
 
 
 class MaskedBlocks(NamedTuple):
-    """A batch of blocks: true tokens, which of them are masked, and what the backbone predicts there (zero elsewhere)."""
+    """A batch of blocks: true tokens, which of them are masked, what the backbone predicts there (zero elsewhere)."""
 
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
@@ -33,7 +33,7 @@ class MaskedBlocks(NamedTuple):
 
 
 class LogitCache:
-    """Blocks (N, L), masks, and the backbone's log marginals of the masked positions, one shard every so many windows."""
+    """Blocks (N, L), masks, and the backbone's log marginals of the masked positions, one shard every 1,024 windows."""
 
     def __init__(
         self, tokens: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], shards: "list[Tensor] | list[Path]"

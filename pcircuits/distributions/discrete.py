@@ -15,14 +15,18 @@ _CHUNK_ELEMENTS = 1 << 24
 
 
 class Table(NamedTuple):
-    """`log[g,k,v] = log p(v | unit k)`; `linear[g,v,k]` the same as probabilities, transposed for gathers and products."""
+    """`log[g,k,v] = log p(v | unit k)`; `linear[g,v,k]` the same as probabilities, transposed for gathers and
+    products.
+    """
 
     log: Float[Tensor, "G K V"]
     linear: Float[Tensor, "G V K"]
 
 
 class Discrete(InputFamily):
-    """A family whose units are rows of a probability table. Subclasses give the table and the parameters that reach given counts."""
+    """A family whose units are rows of a probability table. Subclasses give the table and the parameters that reach
+    given counts.
+    """
 
     @abstractmethod
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
@@ -54,7 +58,9 @@ class Discrete(InputFamily):
                 f"got {values[row][bad[row]][0].item():g} in batch rows {rows_of(bad.any(0))}"
             )
         if evidence.log_weights is not None and evidence.log_weights.shape[-1] < categories:
-            raise EvidenceError(f"`log_weights` covers {evidence.log_weights.shape[-1]} values, but {self!r} needs {categories}")
+            raise EvidenceError(
+                f"`log_weights` covers {evidence.log_weights.shape[-1]} values, but {self!r} needs {categories}"
+            )
 
     def scaled_values(
         self, prepared: Table, rows: Rows, evidence: InputEvidence
@@ -69,11 +75,15 @@ class Discrete(InputFamily):
         if len(prepared.linear) > 1:
             weights, peak = self._linear_weights(evidence, prepared.linear.dtype)
             return torch.where(soft.unsqueeze(-1), _apply(prepared.linear, rows, weights), values), peak
-        where = soft.nonzero(as_tuple=True)  # tied rows: one product over the positions that have weights, and no others
+        where = soft.nonzero(
+            as_tuple=True
+        )  # tied rows: one product over the positions that have weights, and no others
         weights, peak = self._peak_one(evidence.log_weights[where][:, : self.num_categories], prepared.linear.dtype)
         return values.index_put(where, weights @ prepared.linear[0]), scale.index_put(where, peak)
 
-    def log_values(self, prepared: Table, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
+    def log_values(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, maximise: bool
+    ) -> Float[Tensor, "F B K"]:
         log, integers = prepared.log.double(), self._integers(evidence)
         values = _gather(log.mT, rows, integers)
         free = log.amax(-1) if maximise else log.logsumexp(-1)
@@ -103,13 +113,17 @@ class Discrete(InputFamily):
         groups, units, categories = prepared.log.shape
         hard = evidence.observed.unsqueeze(-1)
         index = (rows.unsqueeze(1) * categories + self._integers(evidence)).flatten()
-        counts = flows.new_zeros(groups * categories, units).index_add(0, index, torch.where(hard, flows, 0.0).flatten(0, 1))
+        counts = flows.new_zeros(groups * categories, units).index_add(
+            0, index, torch.where(hard, flows, 0.0).flatten(0, 1)
+        )
         counts = counts.view(groups, categories, units).mT
         if not hard.all():
             counts = counts + self._free_counts(prepared, rows, evidence, torch.where(hard, 0.0, flows), exact)
         return {"counts": counts}
 
-    def _free_counts(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool) -> Float[Tensor, "G K V"]:
+    def _free_counts(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
+    ) -> Float[Tensor, "G K V"]:
         """Expected counts of the values that the evidence leaves open."""
         if evidence.log_weights is None:
             per_row = flows.sum(1).unsqueeze(-1) * prepared.log[rows].exp().to(flows.dtype)
@@ -120,7 +134,9 @@ class Discrete(InputFamily):
             per_row = prepared.log[rows].exp() * torch.bmm(ratio.mT, weights)
         return flows.new_zeros(prepared.log.shape).index_add(0, rows, per_row)
 
-    def _weights_and_ratio(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor) -> tuple[Tensor, Tensor]:
+    def _weights_and_ratio(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         weights = self._linear_weights(evidence, flows.dtype)[0]
         return weights, _ratio(flows, _apply(prepared.linear, rows, weights))
 
@@ -160,12 +176,16 @@ class Discrete(InputFamily):
         """Weights with maximum one (one everywhere where missing), and the log of their scale in float64."""
         if evidence.log_weights is None:
             ones = torch.ones((), dtype=dtype, device=evidence.values.device)
-            return ones.expand(*evidence.values.shape, self.num_categories), evidence.values.new_zeros(1, dtype=torch.float64)
+            return ones.expand(*evidence.values.shape, self.num_categories), evidence.values.new_zeros(
+                1, dtype=torch.float64
+            )
         log_weights = evidence.log_weights[..., : self.num_categories].masked_fill(evidence.observed.unsqueeze(-1), 0.0)
         return self._peak_one(log_weights, dtype)
 
     @staticmethod
-    def _peak_one(log_weights: Float[Tensor, "... V"], dtype: torch.dtype) -> tuple[Float[Tensor, "... V"], Float[Tensor, "..."]]:
+    def _peak_one(
+        log_weights: Float[Tensor, "... V"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "... V"], Float[Tensor, "..."]]:
         """Linear weights divided by the largest, and that one's logarithm in float64."""
         peak = _finite(log_weights.detach().amax(-1, keepdim=True))
         return (log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
@@ -176,11 +196,17 @@ class Discrete(InputFamily):
         if evidence.log_weights is None:
             log_weights = torch.zeros((), dtype=torch.float64, device=evidence.values.device).expand(shape)
         else:
-            log_weights = evidence.log_weights[..., : self.num_categories].double().masked_fill(evidence.observed.unsqueeze(-1), 0.0)
+            log_weights = (
+                evidence.log_weights[..., : self.num_categories]
+                .double()
+                .masked_fill(evidence.observed.unsqueeze(-1), 0.0)
+            )
         return zip(rows.tolist(), log_weights, strict=True)
 
     @staticmethod
-    def _log_reduce(log: Float[Tensor, "K V"], log_weights: Float[Tensor, "B V"], maximise: bool) -> Float[Tensor, "B K"]:
+    def _log_reduce(
+        log: Float[Tensor, "K V"], log_weights: Float[Tensor, "B V"], maximise: bool
+    ) -> Float[Tensor, "B K"]:
         step = max(1, _CHUNK_ELEMENTS // log.numel())
         terms = (log + part.unsqueeze(1) for part in log_weights.split(step))
         return torch.cat([t.amax(-1) if maximise else _logsumexp(t) for t in terms])

@@ -14,14 +14,17 @@ Rows = Int[Tensor, " F"]
 
 
 class Picks(tuple):
-    """Selected input units `(level row, batch row, unit)`, each (M,): what sampling and maximisation ask an input family about."""
+    """Selected input units `(level row, batch row, unit)`, each (M,): what sampling and maximisation ask an input
+    family about.
+    """
 
     def __new__(cls, row: Int[Tensor, " M"], batch: Int[Tensor, " M"], unit: Int[Tensor, " M"]) -> "Picks":
         return super().__new__(cls, (row, batch, unit))
 
 
 class InputFamily(ABC):
-    """A univariate distribution family over K units; subclasses are frozen dataclasses, so that equal specifications fold together.
+    """A univariate distribution family over K units; subclasses are frozen dataclasses, so that equal specifications
+    fold together.
 
     Parameters are a dict of tensors whose first axes are (G, K). `prepare` turns them into what the other methods read.
     """
@@ -66,7 +69,8 @@ class InputFamily(ABC):
     def posterior(
         self, prepared: Any, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
     ) -> Tensor:
-        """Flow-weighted conditional of the variable: (F, B, V) probabilities of a discrete family, (F, B, 2) first and second moments else.
+        """Flow-weighted conditional of the variable: (F, B, V) probabilities of a discrete family, (F, B, 2) first and
+        second moments else.
 
         `exact` asks for log space, where linear values may have underflowed.
         """
@@ -75,7 +79,9 @@ class InputFamily(ABC):
     def statistics(
         self, prepared: Any, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
     ) -> dict[str, Float[Tensor, "G K S"]]:
-        """Expected sufficient statistics summed over rows and batch; unobserved values count with their conditional expectation."""
+        """Expected sufficient statistics summed over rows and batch; unobserved values count with their conditional
+        expectation.
+        """
 
     @abstractmethod
     def maximise(
@@ -106,7 +112,8 @@ class InputFamily(ABC):
 class Smoothing(tuple):
     """How counts become parameters: `(pseudocount, relative, step)`.
 
-    `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with k children; with `relative`, `a` is a fraction of `sum n`.
+    `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with k children; with `relative`, `a` is a fraction of
+    `sum n`.
     """
 
     def __new__(cls, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0) -> "Smoothing":

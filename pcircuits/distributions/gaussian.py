@@ -21,7 +21,8 @@ class Normal(NamedTuple):
 class Gaussian(InputFamily):
     """Real values. Parameters: `mean` (G, K) and `raw_std` (G, K), `std = min_std + softplus(raw_std)`.
 
-    `loc` and `scale` say where the data lies: units start there, and smoothing pulls towards them. Give standardised data or set them.
+    `loc` and `scale` say where the data lies: units start there, and smoothing pulls towards them. Give standardised
+    data or set them.
     """
 
     loc: float = 0.0
@@ -45,12 +46,18 @@ class Gaussian(InputFamily):
 
     def validate(self, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
         if evidence.values.is_floating_point() and (bad := evidence.values.isinf() & evidence.observed).any():
-            raise EvidenceError(f"variable {variables[int(bad.any(1).nonzero()[0])]} is infinite in batch rows {rows_of(bad.any(0))}")
+            raise EvidenceError(
+                f"variable {variables[int(bad.any(1).nonzero()[0])]} is infinite in batch rows {rows_of(bad.any(0))}"
+            )
         if evidence.log_weights is not None and (bad := evidence.log_weights.ne(0).any(-1) & ~evidence.observed).any():
             variable = variables[int(bad.any(1).nonzero()[0])]
-            raise EvidenceError(f"variable {variable} is {self!r}: `log_weights` must be zero there, weights are for discrete variables")
+            raise EvidenceError(
+                f"variable {variable} is {self!r}: `log_weights` must be zero there, weights are for discrete variables"
+            )
 
-    def log_values(self, prepared: Normal, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
+    def log_values(
+        self, prepared: Normal, rows: Rows, evidence: InputEvidence, maximise: bool
+    ) -> Float[Tensor, "F B K"]:
         mean, std = (p.double()[rows].unsqueeze(1) for p in prepared)
         values = torch.where(evidence.observed, evidence.values, 0.0).double().unsqueeze(-1)
         constant = -std.log() - 0.5 * math.log(2 * math.pi)
@@ -85,7 +92,10 @@ class Gaussian(InputFamily):
         square = (1 - step) * (old_std.square() + old_mean.square()) + step * new_second
         std = (square - mean.square()).clamp_min((2 * self.min_std) ** 2).sqrt()
         reached = total > 1e-37
-        updated = {"mean": torch.where(reached, mean, old_mean), "raw_std": self._raw(torch.where(reached, std, old_std))}
+        updated = {
+            "mean": torch.where(reached, mean, old_mean),
+            "raw_std": self._raw(torch.where(reached, std, old_std)),
+        }
         return {key: value.to(prepared.mean.dtype) for key, value in updated.items()}
 
     def sample(
@@ -107,7 +117,9 @@ class Gaussian(InputFamily):
         units = prepared.mean.shape[1]
         return torch.ones(len(rows), units, units, dtype=torch.bool, device=prepared.mean.device)
 
-    def _moments(self, prepared: Normal, rows: Rows, evidence: InputEvidence, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _moments(
+        self, prepared: Normal, rows: Rows, evidence: InputEvidence, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         mean, std = (p[rows].unsqueeze(1).to(dtype) for p in prepared)
         hard = evidence.observed.unsqueeze(-1)
         values = torch.where(evidence.observed, evidence.values, 0.0).to(dtype).unsqueeze(-1)

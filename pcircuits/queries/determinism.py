@@ -13,8 +13,9 @@ from pcircuits.types import Bool, Tensor
 def is_deterministic(plan: Plan, prepared: Mapping[str, Any]) -> bool:
     """A certificate: True is proven; False means that none was found.
 
-    `overlap[f,k,l]` says whether units k and l of a region may be positive together, from the inputs up: a product's units overlap where all their children
-    do, a sum's where any of their children do. A sum is deterministic where no two of its children overlap.
+    `overlap[f,k,l]` says whether units k and l of a region may be positive together, from the inputs up: a product's
+    units overlap where all their children do, a sum's where any of their children do. A sum is deterministic where no
+    two of its children overlap.
     """
     overlaps: list[Tensor] = []
     for level in plan.levels:

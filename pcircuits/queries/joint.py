@@ -33,8 +33,12 @@ def _with_values(evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool
     )
 
 
-def _log_weight_of(evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None) -> Float[Tensor, "N B"]:
-    """What the evidence multiplies `p(x)` with: the soft weights of x's values; `-inf` where x contradicts hard evidence."""
+def _log_weight_of(
+    evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None
+) -> Float[Tensor, "N B"]:
+    """What the evidence multiplies `p(x)` with: the soft weights of x's values; `-inf` where x contradicts hard
+    evidence.
+    """
     counted = torch.ones_like(evidence.observed) if variables is None else variables
     contradicts = ((x != evidence.values) & evidence.observed & counted).any(-1)
     total = torch.zeros(contradicts.shape, dtype=torch.float64, device=x.device)

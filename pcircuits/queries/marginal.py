@@ -58,11 +58,18 @@ def _input_posteriors(p: Pass) -> list[tuple[InputLevel, Tensor]]:
         level = p.plan.levels[n]
         assert isinstance(level, InputLevel)
         given = p.evidence.of_variables(level.variables)
-        result.append((level, level.family.posterior(p.prepared[level.group], level.rows, given, input_flows, p.semiring.exact)))
+        result.append(
+            (level, level.family.posterior(p.prepared[level.group], level.rows, given, input_flows, p.semiring.exact))
+        )
     return result
 
 
 def _widths(plan: Plan) -> list[int]:
     """Number of values of every variable, 0 for continuous ones."""
-    width = {v: level.family.num_categories or 0 for level in plan.levels if isinstance(level, InputLevel) for v in level.variables}
+    width = {
+        v: level.family.num_categories or 0
+        for level in plan.levels
+        if isinstance(level, InputLevel)
+        for v in level.variables
+    }
     return [width[v] for v in sorted(width)]

@@ -1,4 +1,6 @@
-"""Soft evidence under which a circuit has given marginals: the information projection, by iterative proportional fitting."""
+"""Soft evidence under which a circuit has given marginals: the information projection, by iterative proportional
+fitting.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,17 +21,21 @@ Node = tuple[int, int]  # level and row
 
 
 @torch.no_grad()
-def match_marginals(circuit: "Circuit", evidence: Evidence, log_targets: Float[Tensor, "B D V"], *, sweeps: int = 1) -> Evidence:
+def match_marginals(
+    circuit: "Circuit", evidence: Evidence, log_targets: Float[Tensor, "B D V"], *, sweeps: int = 1
+) -> Evidence:
     """Soft evidence at the unobserved variables under which the posterior's marginals approach `exp(log_targets)`.
 
-    Each step sets one variable's weights to `target / message`, with the message the circuit's distribution of that variable under all other evidence: its
-    marginal then is exact, and steps over all variables in turn converge to the information projection of the targets on the circuit
-    (iterative proportional fitting, Deming and Stephan 1940; Csiszar 1975). In a tree-shaped circuit a sweep over all variables costs one upward and one
-    downward pass; other circuits are re-evaluated for each variable.
+    Each step sets one variable's weights to `target / message`, with the message the circuit's distribution of that
+    variable under all other evidence: its marginal then is exact, and steps over all variables in turn converge to the
+    information projection of the targets on the circuit (iterative proportional fitting, Deming and Stephan 1940;
+    Csiszar 1975). In a tree-shaped circuit a sweep over all variables costs one upward and one downward pass; other
+    circuits are re-evaluated for each variable.
 
     Args:
         evidence: hard evidence where observed; its weights elsewhere are where the iteration starts.
-        log_targets: (B, D, V) log probabilities, read at unobserved variables. Values that the circuit excludes keep weight zero.
+        log_targets: (B, D, V) log probabilities, read at unobserved variables. Values that the circuit excludes keep
+            weight zero.
         sweeps: over all variables.
 
     Raises:
@@ -39,7 +45,10 @@ def match_marginals(circuit: "Circuit", evidence: Evidence, log_targets: Float[T
     if circuit.num_categories is None:
         raise StructureError("match_marginals needs discrete variables with equally many values")
     if not isinstance(log_targets, Tensor) or log_targets.shape != (*evidence.values.shape, circuit.num_categories):
-        raise ShapeError(f"`log_targets` must have shape {(*evidence.values.shape, circuit.num_categories)}, got {describe(log_targets)}")
+        raise ShapeError(
+            f"`log_targets` must have shape {(*evidence.values.shape, circuit.num_categories)}, "
+            f"got {describe(log_targets)}"
+        )
     if not isinstance(sweeps, int) or sweeps < 1:
         raise ShapeError(f"`sweeps` must be a positive integer, got {sweeps!r}")
     start = torch.zeros_like(log_targets) if evidence.log_weights is None else evidence.log_weights
@@ -63,18 +72,26 @@ def _refit(circuit: "Circuit", current: Evidence, log_targets: Tensor, variable:
 
 def _is_tree(plan: Plan) -> bool:
     """Every region has one parent and one partition, so that each variable is reached on one path."""
-    mixing = any(isinstance(level, MixingLevel) or getattr(level, "product", "") == "kronecker" for level in plan.levels)
+    mixing = any(
+        isinstance(level, MixingLevel) or getattr(level, "product", "") == "kronecker" for level in plan.levels
+    )
     inputs = [v for level in plan.levels if isinstance(level, InputLevel) for v in level.variables]
     return not mixing and len(inputs) == len(set(inputs)) and all(i.is_permutation for i in plan.incoming)
 
 
 class _Walk:
-    """Visits the inputs of a tree-shaped plan in turn, keeping inside values and the outside message of the visited path right."""
+    """Visits the inputs of a tree-shaped plan in turn, keeping inside values and the outside message of the visited
+    path right.
+    """
 
-    def __init__(self, plan: Plan, prepared: Mapping[str, Any], current: Evidence, log_targets: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: Plan, prepared: Mapping[str, Any], current: Evidence, log_targets: Tensor, dtype: torch.dtype
+    ) -> None:
         self.plan, self.prepared, self.current, self.log_targets = plan, prepared, current, log_targets
         records = upward(plan, prepared, current, Scaled(dtype)).records
-        self.inside = {(n, row): v for n, record in enumerate(records) for row, v in enumerate(record.values.v.unbind(0))}
+        self.inside = {
+            (n, row): v for n, record in enumerate(records) for row, v in enumerate(record.values.v.unbind(0))
+        }
         self.children = {node: children for n in range(len(plan.levels)) for node, children in _children(plan, n)}
         self.free: Bool[Tensor, "B D"] = ~current.observed
 
@@ -117,7 +134,9 @@ class _Walk:
         usable = ~weights.isnan().any(-1)
         rows, weights = rows[usable], weights[usable]
         self.current.log_weights[rows, variable] = weights.to(self.current.log_weights.dtype)
-        self.inside[node] = self.inside[node].index_copy(0, rows, _peak_one(weights.exp().to(message.dtype) @ table.linear[group_row]))
+        self.inside[node] = self.inside[node].index_copy(
+            0, rows, _peak_one(weights.exp().to(message.dtype) @ table.linear[group_row])
+        )
 
     def _weights(self, node: Node) -> Float[Tensor, "O J"] | None:
         level = self.plan.levels[node[0]]

@@ -19,7 +19,9 @@ MOST_COMPLETIONS = 1 << 12  # up to so many completions of a row are simply all 
 
 
 class MPE(NamedTuple):
-    """Values (B, D), their log probability given the evidence (B,), and whether they are proven to be the maximum (B,)."""
+    """Values (B, D), their log probability given the evidence (B,), and whether they are proven to be the maximum
+    (B,).
+    """
 
     values: Shaped[Tensor, "*B D"]
     log_prob: Float[Tensor, " *B"]
@@ -29,8 +31,9 @@ class MPE(NamedTuple):
 def mpe(circuit: "Circuit", evidence: Evidence, log_evidence: Float[Tensor, " B"]) -> MPE:
     """The best of the max-product assignment and, where they are few, all completions.
 
-    Maximisation is NP-hard in general. The max-product assignment is the maximum of a deterministic circuit (Chan and Darwiche 2006), else a lower bound;
-    rows with at most 4,096 completions are enumerated. `exact` is True in both cases.
+    Maximisation is NP-hard in general. The max-product assignment is the maximum of a deterministic circuit (Chan and
+    Darwiche 2006), else a lower bound; rows with at most 4,096 completions are enumerated. `exact` is True in both
+    cases.
     """
     plan, prepared = circuit.plan, circuit.prepared()
     values = decode(upward(plan, prepared, evidence, Max()), 1, None, 0.0)[0]
@@ -53,7 +56,9 @@ def _completions(circuit: "Circuit", evidence: Evidence, row: int) -> Int[Tensor
     sizes = [circuit.inputs[v].num_categories for v in free]
     if not all(sizes) or torch.tensor(sizes, dtype=torch.float64).prod() > MOST_COMPLETIONS:
         return None
-    choices = torch.cartesian_prod(*[torch.arange(s) for s in sizes if s]).view(-1, len(free)) if free else torch.zeros(1, 0)
+    choices = (
+        torch.cartesian_prod(*[torch.arange(s) for s in sizes if s]).view(-1, len(free)) if free else torch.zeros(1, 0)
+    )
     candidates = evidence.values[row].repeat(len(choices), 1)
     candidates[:, free] = choices.to(candidates)
     return candidates

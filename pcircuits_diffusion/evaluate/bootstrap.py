@@ -3,6 +3,7 @@
 Axes: R resamples (the first is the data itself), M documents, N windows, P points of a curve.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,10 @@ class Interval(NamedTuple):
     estimate: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """By name; JSON has no NaN, so undefined values are None."""
+        return {name: value if math.isfinite(value) else None for name, value in self._asdict().items()}
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"

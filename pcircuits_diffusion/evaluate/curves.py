@@ -78,11 +78,11 @@ class Curves:
 
     def _curve_json(self, name: str, bootstrap: DocumentBootstrap) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "nats": [_plain(i) for i in self.nats_per_token(name, bootstrap)],
+            "nats": [i.to_json() for i in self.nats_per_token(name, bootstrap)],
             "by_order": self.by_order(name),
         }
         if name in self.heads:
-            found["gain"] = [_plain(i) for i in self.gain(name, bootstrap)]
+            found["gain"] = [i.to_json() for i in self.gain(name, bootstrap)]
         return found
 
 
@@ -108,7 +108,7 @@ class MaskRatioCurves(Curves):
         found = super()._curve_json(name, bootstrap)
         found["perplexity"] = [math.exp(mean) for mean in self.mean(name)]
         if name in self.heads:
-            found["share_closed"] = [_plain(i) for i in self.share_closed(name, bootstrap)]
+            found["share_closed"] = [i.to_json() for i in self.share_closed(name, bootstrap)]
         return found
 
 
@@ -117,11 +117,14 @@ class StepLikelihoods(Curves):
     """Nats of a whole block sampled in T steps at temperature 1 in a given random order, against T."""
 
 
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """An interval for JSON, which has no NaN."""
-    return {key: value if math.isfinite(value) else None for key, value in interval._asdict().items()}
-
-
 def dump(results: Mapping[str, Any]) -> str:
-    """Readable JSON with a final line break."""
-    return json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Readable JSON with a final line break; intervals by name."""
+    return json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -32,7 +32,9 @@ def linear_sum_flow(
     *,
     count: bool,
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
-    """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch: a matrix product each."""
+    """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch: a matrix product
+    each.
+    """
     possible = outputs > 0
     ratio = torch.where(possible, flows / torch.where(possible, outputs, 1.0), 0.0)
     return values * linear_sum(weights.mT, ratio), weights * torch.bmm(ratio.mT, values) if count else None
@@ -48,7 +50,8 @@ def log_sum_flow(
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
     """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch.
 
-    `share[f,b,o,j] = flows[f,b,o] exp(log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an output is impossible.
+    `share[f,b,o,j] = flows[f,b,o] exp(log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an output is
+    impossible.
     """
     input_flows, counts = torch.zeros_like(values), []
     for chunk in _output_chunks(log_weights, values):
@@ -61,7 +64,9 @@ def log_sum_flow(
 
 
 def _over_output_chunks(reduce, log_weights: Tensor, values: Tensor) -> Tensor:
-    return torch.cat([reduce(_terms(log_weights[:, chunk], values)) for chunk in _output_chunks(log_weights, values)], -1)
+    return torch.cat(
+        [reduce(_terms(log_weights[:, chunk], values)) for chunk in _output_chunks(log_weights, values)], -1
+    )
 
 
 def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
