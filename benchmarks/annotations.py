@@ -59,13 +59,13 @@ def check(inside: str) -> Annotation:
         exact = _evaluate(tree)
     except ZeroDivisionError:
         return Annotation(inside, True, False, operators)
-    return Annotation(inside, True, abs(Fraction(value) - exact) <= _tolerance(value), operators)
+    return Annotation(inside, True, _agrees(value, exact), operators)
 
 
-def _tolerance(value: str) -> Fraction:
-    """One unit of the last decimal that is written, for rounded and cut-off values; whole numbers must be exact."""
-    decimals = len(value.partition(".")[2])
-    return Fraction(1, 10**decimals) if decimals else Fraction(0)
+def _agrees(value: str, exact: Fraction) -> bool:
+    """Decimals may be rounded or cut off: less than one unit of the last one away; whole numbers must be exact."""
+    error, decimals = abs(Fraction(value) - exact), len(value.partition(".")[2])
+    return error == 0 or (decimals > 0 and error < Fraction(1, 10**decimals))
 
 
 def _parse(expression: str) -> ast.expr | None:

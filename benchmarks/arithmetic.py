@@ -1,8 +1,8 @@
 """Whether generated GSM8K solutions calculate rightly: `python -m benchmarks.arithmetic [--reduced]`.
 
-The backbone alone and the coupled model continue test problems, with the same seeds, in few and in many steps a block.
-Solutions annotate their calculations (`<<48/2=24>>`), so that each one can be checked. Fewer or more trivial annotations
-are no improvement, nor are copies from the training set: counts, operators, repetitions and copies stand beside the shares.
+Both the backbone alone and the coupled model continue test problems, same seeds, in few and in many steps a block.
+Solutions annotate their calculations (`<<48/2=24>>`), so each one can be checked. Fewer or more trivial ones are no
+improvement, nor are copies from the training set: counts, operators, repetitions and copies stand beside the shares.
 """
 
 import argparse

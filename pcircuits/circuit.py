@@ -1,16 +1,16 @@
 """The circuit: a plan and its parameters, a distribution that evidence conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from pcircuits.distributions import InputFamily, Smoothing
+from pcircuits.distributions import Categorical, InputFamily, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
-from pcircuits.layers import build_groups
+from pcircuits.layers import InputGroup, ParameterGroup, build_groups
 from pcircuits.plan import InputLevel, Plan, compile_plan
 from pcircuits.posterior import Posterior
 from pcircuits.queries import MPE, Moments
@@ -105,16 +105,25 @@ class Circuit(nn.Module):
             self._plan = self._plan.to(self.device)
         return self._plan
 
+    def group(self, name: str) -> ParameterGroup:
+        """The parameters that are tied or folded together under this name."""
+        group = self.groups[name]
+        assert isinstance(group, ParameterGroup)
+        return group
+
+    def named_groups(self) -> Iterator[tuple[str, ParameterGroup]]:
+        return ((name, self.group(name)) for name in self.groups)
+
     def prepared(self) -> dict[str, Any]:
         """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked
         for.
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            return {name: group.prepare() for name, group in self.groups.items()}
+            return {name: group.prepare() for name, group in self.named_groups()}
         version = self.version
         if self._cache is None or self._cache[0] != version:
             with torch.no_grad():
-                self._cache = (version, {name: group.prepare() for name, group in self.groups.items()})
+                self._cache = (version, {name: group.prepare() for name, group in self.named_groups()})
         return self._cache[1]
 
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
@@ -182,7 +191,7 @@ class Circuit(nn.Module):
                 "`statistics` has other parameter groups than this circuit; they come from circuit.statistics"
             )
         for name, counts in statistics.counts.items():
-            self.groups[name].maximise(counts, Smoothing(pseudocount, relative, step))
+            self.group(name).maximise(counts, Smoothing(pseudocount, relative, step))
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)
@@ -205,16 +214,14 @@ class Circuit(nn.Module):
         """Unit k of each input region becomes the indicator of category k: latent states are the observed values
         (Chow-Liu tree).
         """
-        for group in self.groups.values():
-            family = getattr(group, "family", None)
-            if family is None:
-                continue
-            if not hasattr(group, "logits") or family.num_categories != self.num_units:
-                raise StructureError(
-                    f"this region graph needs Categorical({self.num_units}) inputs, one unit a category; got {family!r}"
-                )
-            eye = torch.eye(self.num_units, dtype=torch.bool).expand(group.logits.shape)
-            group.restrict(eye.clone())
+        if wrong := [family for family in self.inputs if family != Categorical(self.num_units)]:
+            raise StructureError(
+                f"this region graph needs Categorical({self.num_units}) inputs, one unit a category; got {wrong[0]!r}"
+            )
+        for _, group in self.named_groups():
+            if isinstance(group, InputGroup):
+                eye = torch.eye(self.num_units, dtype=torch.bool)
+                group.restrict(eye.expand(group.get_parameter("logits").shape).clone())
 
     def extra_repr(self) -> str:
         sizes = f"{self.num_variables} variables, {self.num_units} units a region, {self.num_parameters:,} parameters"

@@ -28,14 +28,13 @@ class Record(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One upward pass. `rows` says which batch rows it answers for (None: all)."""
+    """One upward pass."""
 
     plan: Plan
     prepared: Mapping[str, Any]
     semiring: Semiring
     evidence: Evidence
     records: Sequence[Record]
-    rows: Int[Tensor, " R"] | None
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -43,17 +42,21 @@ class Pass(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A fast pass over all rows and, where float range did not suffice, an exact one over the rows that need it."""
+    """A fast pass over all rows and, where float range did not suffice, an exact one over the `rows` that need it."""
 
     fast: Pass
-    exact: Pass | None
+    exact: Pass | None = None
+    rows: Int[Tensor, " R"] | None = None
 
     def combine(self, query: Callable[[Pass], Tensor], batch_dim: int = 0) -> Tensor:
         """The query's answer for every batch row, each from the pass that answers for it."""
-        answer = query(self.fast)
-        if self.exact is None or self.exact.rows is None:
-            return answer if self.exact is None else query(self.exact)
-        return answer.index_copy(batch_dim, self.exact.rows, query(self.exact).to(answer.dtype))
+        return self.merge(query(self.fast), None if self.exact is None else query(self.exact), batch_dim)
+
+    def merge(self, fast: Tensor, exact: Tensor | None, batch_dim: int = 0) -> Tensor:
+        """Answers of the fast pass for all rows, replaced by those of the exact one where it answers."""
+        if exact is None or self.rows is None:
+            return fast
+        return fast.index_copy(batch_dim, self.rows, exact.to(fast.dtype))
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -70,15 +73,15 @@ def evaluate(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype:
     fast = upward(plan, prepared, evidence, Scaled(dtype))
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
-        return Evaluation(fast, None)
+        return Evaluation(fast)
     rows = suspect.nonzero().squeeze(-1)
     with torch.no_grad():
         upper = upward(plan, prepared, evidence.rows(rows), Scaled(dtype, upper=True)).log_evidence
         doubtful = ~(upper - fast.log_evidence[rows] < _TOLERANCE[dtype])
     if not doubtful.any():
-        return Evaluation(fast, None)
+        return Evaluation(fast)
     rows = rows[doubtful]
-    return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log())._replace(rows=rows))
+    return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log()), rows)
 
 
 def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring) -> Pass:
@@ -86,7 +89,7 @@ def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring
     records: list[Record] = []
     for level in plan.levels:
         records.append(_upward_level(level, prepared, evidence, semiring, records))
-    return Pass(plan, prepared, semiring, evidence, records, None)
+    return Pass(plan, prepared, semiring, evidence, records)
 
 
 def _upward_level(
@@ -130,6 +133,7 @@ def downward(
         child_flows = flows
         if level.weights is not None:
             weights = level_weights(level, upward_pass.prepared)
+            assert record.product is not None and record.raw is not None
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
             child_flows, level_counts = distribute(weights, record.product, record.raw, flows, count)
             if level_counts is not None:
@@ -205,6 +209,7 @@ def _assemble(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Tensor
     joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if incoming.is_permutation:
         return joined if incoming.index is None else joined.index_select(0, incoming.index)
+    assert incoming.index is not None
     return joined.new_zeros(num_rows, *joined.shape[1:]).index_add(0, incoming.index, joined)
 
 
@@ -216,6 +221,7 @@ def _assemble_choice(incoming: Incoming, pieces: list[Tensor], num_rows: int) ->
         return _assemble(incoming, pieces, num_rows)
     joined = torch.cat(pieces)
     nobody = joined.new_full((num_rows, *joined.shape[1:]), -1)
+    assert incoming.index is not None
     index = incoming.index.view(-1, 1, 1).expand_as(joined)
     return nobody.scatter_reduce(0, index, joined, "amax")
 
@@ -231,7 +237,9 @@ def _choose_children(
     active = (units >= 0).nonzero(as_tuple=True)
     branch = units[active]
     if level.weights is not None:
-        terms = upward_pass.records[n].product.v
+        product = upward_pass.records[n].product
+        assert product is not None
+        terms = product.v
         row, sample = active[0], active[1]
         terms = terms[row, sample, branch] if isinstance(level, MixingLevel) else terms[row, sample]
         branch = upward_pass.semiring.choose(
@@ -254,6 +262,7 @@ def _scatter(like: Tensor, active: tuple[Tensor, ...], choice: Tensor) -> Tensor
 def _add_counts(
     counts: dict[str, Tensor], level: InnerLevel | MixingLevel, level_counts: Tensor, prepared: Mapping[str, Any]
 ) -> None:
+    assert level.weights is not None
     group, rows = level.weights.group, level.weights.rows
     if rows is not None:
         shape = prepared[group].linear.shape

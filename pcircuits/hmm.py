@@ -6,6 +6,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.distributions import Categorical
 from pcircuits.errors import ParameterError
 from pcircuits.evidence import describe
+from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.structures import chain
 from pcircuits.types import Float, Tensor
 
@@ -78,11 +79,12 @@ class HMM(Circuit):
         for name, table in tables.items():
             if name not in self.groups:
                 continue  # a single step has no transition
-            self.groups[name].support = None if (table > 0).all() else table > 0
-            if name == "emission":
-                self.groups[name].set_parameters(self.inputs[0].from_table(table))  # type: ignore[attr-defined]
-            else:
-                self.groups[name].set_probabilities(table)
+            group, family = self.group(name), self.inputs[0]
+            group.support = None if (table > 0).all() else table > 0
+            if isinstance(group, SumGroup):
+                group.set_probabilities(table)
+            elif isinstance(group, InputGroup) and isinstance(family, Categorical):
+                group.set_parameters(family.from_table(table))
 
     @property
     def num_states(self) -> int:

@@ -11,9 +11,8 @@ from pcircuits.plan import GroupSpec
 from pcircuits.semiring import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
-LEAST_PROBABILITY = (
-    1e-37  # what EM may shrink a supported probability to: an exact zero would leave gradient learners no way back
-)
+# What EM may shrink a supported probability to: an exact zero would leave gradient learners no way back.
+LEAST_PROBABILITY = 1e-37
 
 
 class ParameterGroup(nn.Module):
@@ -38,11 +37,9 @@ class ParameterGroup(nn.Module):
             raise ParameterError("a support mask must be bool and leave every unit at least one positive entry")
         self.support = support
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if (stored := state_dict.get(f"{prefix}support")) is not None:
-            self.support = torch.ones_like(
-                stored
-            )  # a mask that the state holds is taken over, whether or not one was set before
+            self.support = torch.ones_like(stored)  # taken over, whether or not a mask was set before
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -78,8 +75,8 @@ class InputGroup(ParameterGroup):
         super().__init__()
         assert spec.family is not None
         self.family: InputFamily = spec.family
-        for name, value in self.family.initialise(spec.rows, spec.num_units, generator).items():
-            self.register_parameter(name, nn.Parameter(value))
+        for name, start in self.family.initialise(spec.rows, spec.num_units, generator).items():
+            self.register_parameter(name, nn.Parameter(start))
 
     def prepare(self) -> Any:
         return self.family.prepare(dict(self.named_parameters()), self.support)

@@ -39,7 +39,7 @@ class Weights:
     """Where a level's weights lie: the rows of a parameter group (None: all, in order)."""
 
     group: str
-    rows: Index
+    rows: Int[Tensor, " F"] | None
 
 
 @dataclass(frozen=True)

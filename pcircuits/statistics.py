@@ -1,7 +1,7 @@
 """Expected counts: what the E step of EM collects. They add up over batches and devices."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pcircuits.evaluator import Evaluation, Pass, downward
 from pcircuits.plan import InputLevel, Plan
@@ -10,7 +10,8 @@ from pcircuits.types import Float, Tensor
 Counts = dict[str, dict[str, Tensor]]
 
 
-class Statistics(NamedTuple):
+@dataclass(frozen=True)
+class Statistics:
     """Expected sufficient statistics of each parameter group, the summed log likelihood and the summed sample
     weight.
     """
@@ -19,11 +20,11 @@ class Statistics(NamedTuple):
     log_likelihood: Float[Tensor, ""]
     weight: float
 
-    def __add__(self, other: "Statistics") -> "Statistics":  # type: ignore[override]
+    def __add__(self, other: "Statistics") -> "Statistics":
         counts = {g: {k: v + other.counts[g][k] for k, v in parts.items()} for g, parts in self.counts.items()}
         return Statistics(counts, self.log_likelihood + other.log_likelihood, self.weight + other.weight)
 
-    def __mul__(self, factor: float) -> "Statistics":  # type: ignore[override]
+    def __mul__(self, factor: float) -> "Statistics":
         counts = {g: {k: v * factor for k, v in parts.items()} for g, parts in self.counts.items()}
         return Statistics(counts, self.log_likelihood * factor, self.weight * factor)
 
@@ -34,10 +35,11 @@ def collect(
     plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]
 ) -> Statistics:
     """Counts of both passes of an evaluation; each batch row is counted in the pass that answers for it."""
-    fast_weights = weights if evaluation.exact is None else weights.index_fill(0, evaluation.exact.rows, 0.0)
+    rows = evaluation.rows
+    fast_weights = weights if rows is None else weights.index_fill(0, rows, 0.0)
     counts = _counts(plan, evaluation.fast, fast_weights)
-    if evaluation.exact is not None:
-        exact = _counts(plan, evaluation.exact, weights[evaluation.exact.rows])
+    if evaluation.exact is not None and rows is not None:
+        exact = _counts(plan, evaluation.exact, weights[rows])
         counts = {g: {k: v + exact[g][k].to(v.dtype) for k, v in parts.items()} for g, parts in counts.items()}
     return Statistics(counts, (weights * log_evidence.double()).sum(), float(weights.sum()))
 

@@ -94,7 +94,8 @@ class CoupledHead(nn.Module):
         shape = (self.block_length, self.vocab_size)
         if logits.ndim != 3 or logits.shape[1:] != shape:
             raise pc.ShapeError(
-                f"`logits` must have shape (B, {shape[0]}, {shape[1]}), the head's block and vocabulary; got {tuple(logits.shape)}"
+                f"`logits` must have shape (B, {shape[0]}, {shape[1]}) for this head's block and vocabulary, "
+                f"got {tuple(logits.shape)}"
             )
         for name, tensor in (("tokens", tokens), ("mask", mask)):
             if tensor.shape != logits.shape[:2]:

@@ -47,28 +47,44 @@ def plot_mask_ratios(
 
 
 def plot_steps(likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap, *, title: str) -> "Figure":
-    """Nats a token of sampling a block in T steps at temperature 1, against T."""
+    """Nats a token of sampling a block in T steps at temperature 1, against T, and below it what each head gains."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8.2, 5.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(2.2, 1.0), sharex=True)
     subtitle = "exact likelihood of sampling in a random order at temperature 1"
-    _heading(axes, title, f"{subtitle};\n{_sizes(likelihoods, bootstrap)}; bands: 95 % intervals over documents")
-    ends: dict[str, tuple[float, str]] = {}
+    intervals = "bands and bars: 95 % intervals over documents"
+    _heading(upper, title, f"{subtitle};\n{_sizes(likelihoods, bootstrap)}; {intervals}")
+    points = likelihoods.points
+    lower.set_xscale("log", base=2)
+    lower.set_xlim(points[0] / 2.2, points[-1] * 1.25)
+    lower.set_xticks(points, [str(point) for point in points])
+    lower.minorticks_off()
+    lower.set_xlabel(f"steps for a block of {likelihoods.block_length} tokens")
+    _step_gains(lower, likelihoods, bootstrap)
+    _step_likelihoods(upper, likelihoods, bootstrap)
+    return figure
+
+
+def _step_likelihoods(axes: "Axes", likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap) -> None:
+    starts: dict[str, tuple[float, str]] = {}
     for name in likelihoods.names:
         colour = _colour(likelihoods, name)
         intervals = likelihoods.nats_per_token(name, bootstrap)
         _line(axes, likelihoods.points, intervals, colour)
         label = "backbone alone" if name == FACTORISED else LABELS.get(name, name).split(",")[0]
-        ends[label] = (intervals[0].estimate, colour)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(likelihoods.points, [str(point) for point in likelihoods.points])
-    axes.minorticks_off()
-    axes.set_xlabel(f"steps for a block of {likelihoods.block_length} tokens")
-    axes.set_ylabel("nats a token (lower is better)")
+        starts[label] = (intervals[0].estimate, colour)
+    axes.set_ylabel("nats a token")
     _clean(axes)
-    _labels(axes, likelihoods.points[0], ends, (12, 8))
-    return figure
+    _labels(axes, likelihoods.points[0], starts, (-9, 0), align="right")
+
+
+def _step_gains(axes: "Axes", likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap) -> None:
+    for name in likelihoods.heads:
+        _error_bars(axes, likelihoods.points, likelihoods.gain(name, bootstrap), _colour(likelihoods, name))
+    axes.axhline(0.0, color=FAINT, linewidth=0.8)
+    axes.set_ylabel("gain, paired")
+    _clean(axes)
 
 
 def _perplexities(axes: "Axes", curves: MaskRatioCurves, bootstrap: DocumentBootstrap) -> None:
@@ -96,14 +112,12 @@ def _shares(
     for place, name in enumerate(curves.heads):
         found = curves.share_closed(name, bootstrap)
         defined = [(ratio, i) for ratio, i in zip(curves.ratios, found, strict=True) if np.isfinite(i.estimate)]
-        ratios = np.array([ratio for ratio, _ in defined]) + 0.012 * (place - (len(curves.heads) - 1) / 2)
-        shares = np.array([i.estimate for _, i in defined])
-        bars = np.array([(i.estimate - i.low, i.high - i.estimate) for _, i in defined]).T
+        ratios = [ratio + 0.012 * (place - (len(curves.heads) - 1) / 2) for ratio, _ in defined]
         colour = _colour(curves, name)
-        axes.errorbar(ratios, shares, bars, color=colour, marker="o", markersize=4, linewidth=1.2, capsize=2)
-        lowest = min(lowest, float(shares.min()))
+        _error_bars(axes, ratios, [interval for _, interval in defined], colour)
+        lowest = min(lowest, *(interval.estimate for _, interval in defined))
         if len(curves.heads) == 1:
-            for ratio, share in zip(ratios, shares, strict=True):
+            for ratio, (_, (share, *_)) in zip(ratios, defined, strict=True):
                 axes.annotate(f"{share:.0%}", (ratio, share), (5, 7), textcoords="offset points", color=colour, size=9)
     if published:
         axes.plot(list(published), list(published.values()), "x", color=FAINT, markersize=6)
@@ -125,7 +139,20 @@ def _line(
     axes.plot(points, estimates, color=colour, **style)
 
 
-def _labels(axes: "Axes", x: float, ends: Mapping[str, tuple[float, str]], offset: tuple[float, float]) -> None:
+def _error_bars(axes: "Axes", points: Sequence[float], intervals: Sequence[Interval], colour: str) -> None:
+    estimates, low, high = np.array(intervals).T
+    bars = [estimates - low, high - estimates]
+    axes.errorbar(points, estimates, bars, color=colour, marker="o", markersize=4, linewidth=1.2, capsize=2)
+
+
+def _labels(
+    axes: "Axes",
+    x: float,
+    ends: Mapping[str, tuple[float, str]],
+    offset: tuple[float, float],
+    *,
+    align: str = "left",
+) -> None:
     """Names at lines' ends (points right and up of them), moved apart where they would overlap; call it last."""
     axes.figure.canvas.draw()
     points = 72 / axes.figure.dpi
@@ -133,9 +160,8 @@ def _labels(axes: "Axes", x: float, ends: Mapping[str, tuple[float, str]], offse
     placed = _apart(heights, 14.0)
     for label, (value, colour) in ends.items():
         place = (offset[0], offset[1] + placed[label] - heights[label])
-        axes.annotate(
-            label, (x, value), place, textcoords="offset points", color=colour, va="center", annotation_clip=False
-        )
+        style = {"color": colour, "va": "center", "ha": align, "annotation_clip": False}
+        axes.annotate(label, (x, value), place, textcoords="offset points", **style)
 
 
 def _apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Families over 0..V-1, all through one table of log probabilities."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ class Discrete(InputFamily):
     """A family whose units are rows of a probability table. Subclasses give the table and the parameters that reach
     given counts.
     """
+
+    num_categories: int
 
     @abstractmethod
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
@@ -75,9 +78,9 @@ class Discrete(InputFamily):
         if len(prepared.linear) > 1:
             weights, peak = self._linear_weights(evidence, prepared.linear.dtype)
             return torch.where(soft.unsqueeze(-1), _apply(prepared.linear, rows, weights), values), peak
-        where = soft.nonzero(
-            as_tuple=True
-        )  # tied rows: one product over the positions that have weights, and no others
+        # tied rows: one product over the positions that have weights, and no others
+        assert evidence.log_weights is not None
+        where = soft.nonzero(as_tuple=True)
         weights, peak = self._peak_one(evidence.log_weights[where][:, : self.num_categories], prepared.linear.dtype)
         return values.index_put(where, weights @ prepared.linear[0]), scale.index_put(where, peak)
 
@@ -190,7 +193,7 @@ class Discrete(InputFamily):
         peak = _finite(log_weights.detach().amax(-1, keepdim=True))
         return (log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
 
-    def _soft_rows(self, rows: Rows, evidence: InputEvidence):
+    def _soft_rows(self, rows: Rows, evidence: InputEvidence) -> Iterator[tuple[int, Tensor]]:
         """Per level row: its parameter row and its (B, V) log weights in float64, zero where missing or observed."""
         shape = (*evidence.values.shape, self.num_categories)
         if evidence.log_weights is None:
@@ -211,7 +214,7 @@ class Discrete(InputFamily):
         terms = (log + part.unsqueeze(1) for part in log_weights.split(step))
         return torch.cat([t.amax(-1) if maximise else _logsumexp(t) for t in terms])
 
-    def _shares(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor):
+    def _shares(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor) -> Iterator[Tensor]:
         """Per level row: `share[b,k,v]`, how a unit's flow divides over the values that the evidence leaves open."""
         for f, (g, log_weights) in enumerate(self._soft_rows(rows, evidence)):
             terms = prepared.log[g].double() + log_weights.unsqueeze(1)

@@ -22,11 +22,15 @@ def marginals(evaluation: Evaluation) -> Float[Tensor, "B D V"] | list[Tensor | 
     widths = _widths(plan)
     if len(set(widths)) == 1 and widths[0] > 0:
         return evaluation.combine(lambda p: _stack(p, widths))
-    answer: list[Tensor | Moments] = []
-    for variable, width in enumerate(widths):
-        values = evaluation.combine(lambda p, variable=variable: _per_variable(p)[variable])
-        answer.append(values if width > 0 else Moments(values[:, 0], values[:, 1] - values[:, 0].square()))
-    return answer
+    fast = _per_variable(evaluation.fast)
+    exact = [None] * len(fast) if evaluation.exact is None else _per_variable(evaluation.exact)
+    merged = [evaluation.merge(*pair) for pair in zip(fast, exact, strict=True)]
+    return [x if width > 0 else Moments(x[:, 0], _variance(x)) for x, width in zip(merged, widths, strict=True)]
+
+
+def _variance(moments: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+    mean, second = moments.unbind(-1)
+    return (second - mean.square()).clamp_min(0.0)
 
 
 def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:

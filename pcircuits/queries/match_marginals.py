@@ -2,6 +2,7 @@
 fitting.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +113,10 @@ class _Walk:
                 if position == 0:
                     message = self._through_sum(node, message)
                 stack.append((node, message, position + 1, needed))
-                below = _peak_one(message * self._product(children[:position] + children[position + 1 :], message))
+                below = _peak_one(message * self._product(children[:position] + children[position + 1 :]))
                 stack.append((children[position], below, 0, needed or position < len(children) - 1))
             elif needed:
-                self.inside[node] = _peak_one(self._sum(node, self._product(children, message)))
+                self.inside[node] = _peak_one(self._sum(node, self._product(children)))
 
     def _visit_input(self, node: Node, message: Float[Tensor, "B K"]) -> None:
         level = self.plan.levels[node[0]]
@@ -154,11 +155,8 @@ class _Walk:
         weights = self._weights(node)
         return product if weights is None else product @ weights.mT
 
-    def _product(self, nodes: list[Node], like: Tensor) -> Tensor | float:
-        product: Tensor | float = 1.0
-        for node in nodes:
-            product = product * self.inside[node]
-        return product
+    def _product(self, nodes: list[Node]) -> Tensor:
+        return math.prod((self.inside[node] for node in nodes), start=torch.ones(()))
 
 
 def _children(plan: Plan, n: int) -> list[tuple[Node, list[Node]]]:

@@ -10,7 +10,7 @@ from pcircuits.queries.determinism import is_deterministic
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.sample import decode
 from pcircuits.semiring import Max
-from pcircuits.types import Bool, Float, Int, Shaped, Tensor
+from pcircuits.types import Bool, Float, Shaped, Tensor
 
 if TYPE_CHECKING:
     from pcircuits.circuit import Circuit
@@ -50,7 +50,7 @@ def mpe(circuit: "Circuit", evidence: Evidence, log_evidence: Float[Tensor, " B"
     return MPE(values, joint - log_evidence, exact)
 
 
-def _completions(circuit: "Circuit", evidence: Evidence, row: int) -> Int[Tensor, "N D"] | None:
+def _completions(circuit: "Circuit", evidence: Evidence, row: int) -> Shaped[Tensor, "N D"] | None:
     """Every completion of one row's hard evidence, or None where they are too many or a free variable is continuous."""
     free = (~evidence.observed[row]).nonzero().flatten().tolist()
     sizes = [circuit.inputs[v].num_categories for v in free]

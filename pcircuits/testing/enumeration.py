@@ -1,7 +1,7 @@
 """The oracle: every question that a posterior answers, by summing over all worlds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -163,7 +163,7 @@ class Enumeration:
         log_root(self.circuit, leaf)
         return found
 
-    def _expectation(self, variable: int, statistic) -> Float[Tensor, " B"]:
+    def _expectation(self, variable: int, statistic: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " B"]:
         """`E[statistic | evidence]` of an unobserved Gaussian variable, from its expectation under each unit, which must be positive."""
 
         def leaf(node: Node) -> Tensor:

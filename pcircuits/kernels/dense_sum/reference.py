@@ -1,5 +1,7 @@
 """The definition of a dense sum in each semiring. Derivations: the README beside this file."""
 
+from collections.abc import Callable
+
 import torch
 
 from pcircuits.types import Float, Tensor
@@ -63,7 +65,7 @@ def log_sum_flow(
     return input_flows, torch.cat(counts, 1) if count else None
 
 
-def _over_output_chunks(reduce, log_weights: Tensor, values: Tensor) -> Tensor:
+def _over_output_chunks(reduce: Callable[[Tensor], Tensor], log_weights: Tensor, values: Tensor) -> Tensor:
     return torch.cat(
         [reduce(_terms(log_weights[:, chunk], values)) for chunk in _output_chunks(log_weights, values)], -1
     )

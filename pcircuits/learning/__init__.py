@@ -1,0 +1,38 @@
+"""From expected counts or gradients to new parameters: learners, the loop that drives them, and starts for HMMs."""
+
+from pcircuits.learning.adam import Adam
+from pcircuits.learning.anemone import Anemone
+from pcircuits.learning.batches import BatchStream
+from pcircuits.learning.distributed import all_reduce
+from pcircuits.learning.em import EM, MiniBatchEM
+from pcircuits.learning.fit import LEARNERS, fit
+from pcircuits.learning.history import Epoch, History
+from pcircuits.learning.hmm_start import hmm_from_bigrams, hmm_from_states, states_from_bigrams, states_from_contexts
+from pcircuits.learning.kmeans import KMeans, kmeans
+from pcircuits.learning.learner import Batch, Learner, Score, StatisticsLearner
+from pcircuits.learning.shards import TokenShards, write_shards
+
+__all__ = [
+    "EM",
+    "LEARNERS",
+    "Adam",
+    "Anemone",
+    "Batch",
+    "BatchStream",
+    "Epoch",
+    "History",
+    "KMeans",
+    "Learner",
+    "MiniBatchEM",
+    "Score",
+    "StatisticsLearner",
+    "TokenShards",
+    "all_reduce",
+    "fit",
+    "hmm_from_bigrams",
+    "hmm_from_states",
+    "kmeans",
+    "states_from_bigrams",
+    "states_from_contexts",
+    "write_shards",
+]

@@ -1,0 +1,66 @@
+"""Anemone: EM on averaged mini-batch flows, with a proximal term that weighs each unit by how often it is reached."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pcircuits.evidence import Evidence
+from pcircuits.learning.em import require
+from pcircuits.learning.learner import Batch, Objective, Score, StatisticsLearner, pack, score_of, unpack
+from pcircuits.statistics import Statistics
+from pcircuits.types import Tensor
+
+
+@dataclass(repr=True)
+class Anemone(StatisticsLearner):
+    """Mini-batch EM whose steps are proximal in the KL divergence between whole circuits (PyJuice's `anemone`).
+
+    With the flows F_t of batch t, its total root flow C_t, the top-down probability TD(n) of unit n and its parameters theta:
+
+        B_t = m B_(t-1) + (1 - m) F_t / C_t        Fhat = B_t / (1 - m^t)
+        G   = eta Fhat + (1 - eta) TD(n) theta     theta <- (G + a_n/k_n) / (sum_c G + a_n),   a_n = pseudocount * sum_c G
+
+    A rarely reached unit thus moves as far as a frequent one. Two departures: each batch is divided by its own C_t *before* it enters the average, so that a
+    short last batch weighs no more than its rows say, and the pseudocount is a fraction of the unit's own total, so that it cannot swamp units of small TD(n).
+    """
+
+    eta: float = 0.4
+    momentum: float = 0.9
+    pseudocount: float = 1e-6
+    name: ClassVar[str] = "anemone"
+
+    def __post_init__(self) -> None:
+        require(0 < self.eta <= 1, self, "`eta` must be in (0, 1]")
+        require(0 <= self.momentum < 1, self, "`momentum` must be in [0, 1)")
+        require(self.pseudocount >= 0, self, "`pseudocount` must be at least 0")
+
+    def begin(self, model: nn.Module, objective: Objective | None) -> None:
+        super().begin(model, objective)
+        self._average: Statistics | None = None
+        self._updates = 0
+
+    def update(self, batch: Batch) -> Score:
+        found = self.statistics(batch)
+        window = found * ((1 - self.momentum) / found.weight)
+        self._average = window if self._average is None else self._average * self.momentum + window
+        self._updates += 1
+        flows = self._average * (self.eta / (1 - self.momentum**self._updates))
+        target = flows + self._top_down() * (1 - self.eta)
+        self.circuit.maximise(target, pseudocount=self.pseudocount, relative=True)
+        return score_of(found)
+
+    def _top_down(self) -> Statistics:
+        """`TD(n) theta`: what a sample of the circuit itself contributes to every count."""
+        return self.circuit.statistics(Evidence.nothing(1, self.circuit.num_variables, self.circuit.device))
+
+    def state(self) -> dict[str, Tensor]:
+        average = {} if self._average is None else pack(self._average)
+        return {**average, "updates": torch.tensor(self._updates)}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        rest = dict(tensors)
+        self._updates = int(rest.pop("updates"))
+        self._average = unpack(rest, self.circuit.device) if rest else None

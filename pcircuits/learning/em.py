@@ -1,0 +1,88 @@
+"""Expectation maximisation, on all data at once and batch by batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pcircuits.errors import ParameterError
+from pcircuits.learning.learner import Batch, Objective, Score, StatisticsLearner, pack, score_of, unpack
+from pcircuits.statistics import Statistics
+from pcircuits.types import Tensor
+
+
+@dataclass(repr=True)
+class EM(StatisticsLearner):
+    """Full-batch EM (Dempster, Laird, Rubin 1977): the counts of all batches, then `theta = (n + a/k) / (sum n + a)`.
+
+    `pseudocount` is a, in samples; k is the number of children. At 0 no epoch lowers the likelihood, and what was never seen has probability 0.
+    """
+
+    pseudocount: float = 0.1
+    name: ClassVar[str] = "em"
+
+    def __post_init__(self) -> None:
+        require(self.pseudocount >= 0, self, "`pseudocount` must be at least 0")
+
+    def begin(self, model: nn.Module, objective: Objective | None) -> None:
+        super().begin(model, objective)
+        self._total: Statistics | None = None
+
+    def update(self, batch: Batch) -> Score:
+        found = self.statistics(batch)
+        self._total = found if self._total is None else self._total + found
+        return score_of(found)
+
+    def end_epoch(self) -> None:
+        if self._total is not None:
+            self.circuit.maximise(self._total, pseudocount=self.pseudocount)
+        self._total = None
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self._total is None else pack(self._total)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._total = unpack(tensors, self.circuit.device) if tensors else None
+
+
+@dataclass(repr=True)
+class MiniBatchEM(StatisticsLearner):
+    """An EM step a batch, taken part of the way: `theta <- (1 - s) theta + s (n + a/k) / (sum n + a)`.
+
+    The share `s = step / (1 + t)^decay` shrinks with the batches t seen; a decay above 0.5 and up to 1 makes stochastic EM converge
+    (Cappe, Moulines 2009). `pseudocount` is a fraction of each unit's own count, so that a batch cannot flatten units that it hardly reaches.
+    """
+
+    step: float = 0.2
+    decay: float = 0.0
+    pseudocount: float = 1e-3
+    name: ClassVar[str] = "minibatch_em"
+
+    def __post_init__(self) -> None:
+        require(0 < self.step <= 1, self, "`step` must be in (0, 1]")
+        require(0 <= self.decay <= 1, self, "`decay` must be in [0, 1]")
+        require(self.pseudocount >= 0, self, "`pseudocount` must be at least 0")
+
+    def begin(self, model: nn.Module, objective: Objective | None) -> None:
+        super().begin(model, objective)
+        self._updates = 0
+
+    def update(self, batch: Batch) -> Score:
+        found = self.statistics(batch)
+        step = self.step / (1 + self._updates) ** self.decay
+        self.circuit.maximise(found, pseudocount=self.pseudocount, relative=True, step=step)
+        self._updates += 1
+        return score_of(found)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"updates": torch.tensor(self._updates)}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._updates = int(tensors["updates"])
+
+
+def require(condition: bool, learner: object, message: str) -> None:
+    if not condition:
+        raise ParameterError(f"{message}, got {learner!r}")

@@ -1,0 +1,132 @@
+"""Training a head on a frozen backbone: objective (7) of Li et al. 2026 in the loop that trains circuits.
+
+Axes: N windows, W tokens of a window, L positions of the block at its end, B batch.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import pcircuits as pc
+from pcircuits.learning import LEARNERS, History, Learner, StatisticsLearner, fit
+from pcircuits.learning.batches import epoch_generator
+from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.logit_cache import LogitCache, MaskedBlocks, cache_logits
+
+
+def train_head(
+    head: CoupledHead,
+    backbone: Backbone,
+    tokens: Int[Tensor, "N W"],
+    *,
+    valid: Int[Tensor, "N W"] | None = None,
+    cache: str | os.PathLike | None = None,
+    masks_per_window: int = 1,
+    seed: int,
+    **options: Any,
+) -> History:
+    """Trains a head in place by `max E[w(t) log p_hat(x0 | x_t)]`, objective (7); the backbone is asked once and stays as it is.
+
+    Every window's block is masked `masks_per_window` times: a ratio t is drawn uniformly (stratified over all windows) and
+    each token masked with probability t, at least one. `w` is one over the number of masked tokens, so that all mask
+    ratios count alike: losses are nats a masked token.
+
+    Args:
+        tokens: windows, the block of L tokens at their end, context before it.
+        valid: held-out windows, masked once by the same seed.
+        cache: a folder for the backbone's predictions, in memory if left out (2 V bytes a masked token).
+        seed: of the masks and of the order of windows. The same call resumes bit by bit.
+        options: those of `pcircuits.learning.fit`: epochs, batch_size (32), learner (Adam), patience, checkpoint,
+            checkpoint_every, resume, on_epoch, progress.
+
+    Raises:
+        pc.ParameterError: EM or anemone. The objective is a difference of two log evidences: its flows sum to zero at the
+            root and some are negative, so that updates which divide by total flows are undefined.
+        pc.ShapeError, pc.DataError: windows shorter than the head's block, or with tokens that the backbone lacks.
+    """
+    _require_gradient(options.setdefault("learner", "adam"))
+    _require_fit(head, backbone, tokens, valid, masks_per_window)
+    show, batch_size = options.setdefault("progress", True), options.pop("batch_size", 32)
+    windows = tokens.repeat_interleave(masks_per_window, 0)
+    streams = {"train": _blocks(head, backbone, windows, _subfolder(cache, "train"), seed, progress=show)}
+    if valid is not None:
+        streams["valid"] = _blocks(head, backbone, valid, _subfolder(cache, "valid"), seed + 1, progress=show)
+    data = ShuffledBlocks(streams["train"], batch_size, seed)
+    held_out = None if valid is None else ShuffledBlocks(streams["valid"], batch_size, None)
+    return fit(head, data, valid=held_out, objective=nats_per_token, seed=seed, **options)
+
+
+def nats_per_token(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
+    """`log p_hat(x0 | x_t)` of each block over its number of masked tokens."""
+    device = next(head.parameters()).device
+    tokens, mask, log_marginals = (field.to(device) for field in blocks)
+    log_prob = head(log_marginals, None, tokens, mask).log_prob(tokens)
+    return log_prob / mask.sum(-1)
+
+
+class ShuffledBlocks:
+    """Batches of cached blocks in an order of each epoch's own; without a seed in the order they have."""
+
+    def __init__(self, cache: LogitCache, batch_size: int, seed: int | None) -> None:
+        self.cache, self.batch_size, self.seed = cache, batch_size, seed
+
+    def __len__(self) -> int:
+        return -(-len(self.cache) // self.batch_size)
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[MaskedBlocks]:
+        order = torch.arange(len(self.cache))
+        if self.seed is not None:
+            order = order[torch.randperm(len(order), generator=epoch_generator(self.seed, epoch))]
+        return (self.cache.batch(index) for index in order.split(self.batch_size)[start:])
+
+
+def draw_masks(count: int, length: int, generator: torch.Generator) -> Bool[Tensor, "N L"]:
+    """Masks at ratios `t ~ U(0, 1)`, one from each of `count` equal strata; each token with probability t, at least one."""
+    ratios = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    uniform = torch.rand(count, length, generator=generator)
+    return (uniform < ratios.unsqueeze(-1)) | (uniform == uniform.amin(-1, keepdim=True))
+
+
+def _blocks(
+    head: CoupledHead,
+    backbone: Backbone,
+    tokens: Int[Tensor, "N W"],
+    folder: Path | None,
+    seed: int,
+    *,
+    progress: bool,
+) -> LogitCache:
+    mask = draw_masks(len(tokens), head.block_length, torch.Generator().manual_seed(seed))
+    return cache_logits(backbone, tokens, mask, folder=folder, progress=progress)
+
+
+def _subfolder(cache: str | os.PathLike | None, name: str) -> Path | None:
+    return None if cache is None else Path(cache) / name
+
+
+def _require_gradient(learner: Learner | str) -> None:
+    kind = LEARNERS.get(learner) if isinstance(learner, str) else type(learner)
+    if kind is not None and issubclass(kind, StatisticsLearner):
+        raise pc.ParameterError(
+            f"{kind.name} cannot train a head: objective (7) is a difference of two log evidences, whose flows sum to "
+            "zero at the root and are partly negative, and this learner divides by total flows; use learner='adam'"
+        )
+
+
+def _require_fit(
+    head: CoupledHead, backbone: Backbone, tokens: Tensor, valid: Tensor | None, masks_per_window: int
+) -> None:
+    if head.vocab_size != backbone.vocab_size:
+        raise pc.ShapeError(f"the head has {head.vocab_size} tokens, the backbone {backbone.vocab_size}")
+    if not isinstance(masks_per_window, int) or masks_per_window < 1:
+        raise pc.ParameterError(f"`masks_per_window` must be a positive integer, got {masks_per_window!r}")
+    for name, windows in {"tokens": tokens, "valid": valid}.items():
+        if windows is not None and (windows.ndim != 2 or windows.shape[1] < head.block_length):
+            want = f"(N, W) with W at least the head's block of {head.block_length}"
+            raise pc.ShapeError(f"`{name}` must have shape {want}, got {tuple(windows.shape)}")
