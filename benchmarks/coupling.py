@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import gsm8k, record, weights
+from benchmarks import gsm8k, record, trained
 from pcircuits_diffusion import corpus, evaluate, plot
 from pcircuits_diffusion.coupling import COUPLINGS
 from pcircuits_diffusion.evaluate import tables
@@ -22,16 +22,23 @@ SHIPPED = "shipped head"
 
 
 def all_heads(shipped: CoupledHead) -> dict[str, CoupledHead]:
-    """The shipped head, and every coupling of its prior with nothing else trained."""
-    return {SHIPPED: shipped, **{name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}}
+    """The shipped head, and every other coupling of its prior, with nothing but the prior trained."""
+    others = {name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}
+    others["projected, 4 sweeps"] = CoupledHead(shipped.prior, sweeps=4)
+    return {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
 
 
-def measure(loaded: weights.Weights, options: argparse.Namespace) -> tuple[evaluate.Study, evaluate.DocumentBootstrap]:
+def _same(head: CoupledHead, other: CoupledHead) -> bool:
+    """Whether two heads on one prior are one distribution."""
+    return repr(head) == repr(other) and torch.equal(head.exponents, other.exponents)
+
+
+def measure(loaded: trained.Trained, options: argparse.Namespace) -> tuple[evaluate.Study, evaluate.DocumentBootstrap]:
     """Scores windows of the test documents."""
     generator = torch.Generator().manual_seed(options.seed)
     documents = corpus.encode(loaded.tokenizer, gsm8k.load("test"))
     windows = corpus.windows(documents, loaded.window_length, count=options.windows, generator=generator)
-    frequencies = weights.token_counts(loaded.tokenizer, gsm8k.load("train"))
+    frequencies = trained.token_counts(loaded.tokenizer, gsm8k.load("train"))
     study = evaluate.study(
         loaded.backbone,
         all_heads(loaded.head),
@@ -47,25 +54,23 @@ def measure(loaded: weights.Weights, options: argparse.Namespace) -> tuple[evalu
 
 def show(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap) -> None:
     ratios, steps = study
-    print(f"{len(ratios.documents)} windows of {bootstrap.num_documents} GSM8K test documents\n")
-    print("Perplexity of the masked tokens\n" + tables.ratio_table(ratios, bootstrap) + "\n")
-    print(
-        "Nats a masked token saved over the backbone's single step, 95 % intervals\n" + gains(ratios, bootstrap) + "\n"
-    )
     published = ", ".join(f"{ratio:.0%}: {share:.0%}" for ratio, share in PAPER.items())
-    print(f"Share of the gap closed in the paper, another backbone and corpus: {published}\n")
-    print("The sequential reference in each order\n" + tables.order_table(ratios) + "\n")
-    print("Sampling in T steps, nats a token\n" + tables.step_table(steps, bootstrap) + "\n")
-
-
-def gains(curves: evaluate.MaskRatioCurves, bootstrap: evaluate.DocumentBootstrap) -> str:
-    columns = [[str(interval) for interval in curves.gain(name, bootstrap)] for name in curves.heads]
-    labels = [f"{point} of {curves.block_length}" for point in curves.points]
-    return tables.aligned([["masked", *curves.heads], *zip(labels, *columns, strict=True)])
+    sections = {
+        "Perplexity of the masked tokens": tables.ratio_table(ratios, bootstrap),
+        "Share of the gap closed, in nats, 95% intervals": tables.share_table(ratios, bootstrap),
+        "The same in the paper, for another backbone and corpus": published,
+        "Nats a masked token saved over the backbone's single step, paired": tables.gain_table(ratios, bootstrap),
+        "The sequential reference in each order": tables.order_table(ratios),
+        "Sampling in T steps, nats a token": tables.step_table(steps, bootstrap),
+        "Saved over the backbone alone in as many steps, paired": tables.gain_table(steps, bootstrap),
+    }
+    print(f"{len(ratios.documents)} windows of {bootstrap.num_documents} GSM8K test documents")
+    for title, text in sections.items():
+        print(f"\n{title}\n{text}")
 
 
 def results(
-    study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, loaded: weights.Weights, options: argparse.Namespace
+    study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, loaded: trained.Trained, options: argparse.Namespace
 ) -> dict[str, Any]:
     head = loaded.head
     return {
@@ -95,12 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 3, reduced 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reduced", action="store_true")
-    parser.add_argument("--weights", type=Path, default=weights.FOLDER)
+    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     options.windows = options.windows or (48 if options.reduced else 512)
     options.orders = options.orders or (1 if options.reduced else 3)
-    loaded = weights.load(options.weights)
+    loaded = trained.load(options.weights)
     study, bootstrap = measure(loaded, options)
     show(study, bootstrap)
     suffix = "_reduced" if options.reduced else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import record, weights
+from benchmarks import record, trained
 from benchmarks.coupling import all_heads
 from pcircuits_diffusion import corpus, evaluate
 from pcircuits_diffusion.evaluate import tables
@@ -13,7 +13,7 @@ from pcircuits_diffusion.evaluate import tables
 BATCH_SIZES = (1, 16, 64)
 
 
-def measure(loaded: weights.Weights, options: argparse.Namespace) -> dict[str, list[evaluate.Overhead]]:
+def measure(loaded: trained.Trained, options: argparse.Namespace) -> dict[str, list[evaluate.Overhead]]:
     """Each head by turns with the backbone, in one process."""
     generator = torch.Generator().manual_seed(options.seed)
     documents = corpus.encode(loaded.tokenizer, corpus.python_docs("test"))
@@ -48,12 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=None, help="default: 25, reduced 5")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reduced", action="store_true")
-    parser.add_argument("--weights", type=Path, default=weights.FOLDER)
+    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (5 if options.reduced else 25)
     torch.set_num_threads(options.threads)
-    found = measure(weights.load(options.weights), options)
+    found = measure(trained.load(options.weights), options)
     print("Median milliseconds of a generation step, half of the block masked\n" + table(found))
     rows = {
         name: [o._asdict() | {"over_backbone": o.over_backbone} for o in measured] for name, measured in found.items()

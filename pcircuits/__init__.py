@@ -1,6 +1,6 @@
 """Probabilistic circuits on torch: exact evidence, marginals, samples and learning."""
 
-from pcircuits import structures
+from pcircuits import learning, structures, types
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Bernoulli, Categorical, Gaussian, draw
 from pcircuits.errors import (
@@ -15,7 +15,10 @@ from pcircuits.errors import (
 )
 from pcircuits.evidence import Evidence
 from pcircuits.hmm import HMM
+from pcircuits.io import load, save
+from pcircuits.learning import EM, Adam, Anemone, MiniBatchEM, fit
 from pcircuits.posterior import Posterior
+from pcircuits.properties import Properties, check
 from pcircuits.queries import MPE, Moments, match_marginals
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
@@ -23,8 +26,11 @@ from pcircuits.structures import RegionGraph
 __version__ = "0.1.0"
 
 __all__ = [
+    "EM",
     "HMM",
     "MPE",
+    "Adam",
+    "Anemone",
     "Bernoulli",
     "Categorical",
     "Circuit",
@@ -33,16 +39,24 @@ __all__ = [
     "EvidenceError",
     "FormatError",
     "Gaussian",
+    "MiniBatchEM",
     "Moments",
     "PCircuitsError",
     "ParameterError",
     "Posterior",
+    "Properties",
     "RegionGraph",
     "ShapeError",
     "StaleError",
     "Statistics",
     "StructureError",
+    "check",
     "draw",
+    "fit",
+    "learning",
+    "load",
     "match_marginals",
+    "save",
     "structures",
+    "types",
 ]

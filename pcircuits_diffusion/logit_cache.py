@@ -66,14 +66,14 @@ class LogitCache:
 @torch.no_grad()
 def cache_logits(
     backbone: Backbone,
-    tokens: Int[Tensor, "N W"],
-    mask: Bool[Tensor, "N L"],
+    tokens: Tensor,
+    mask: Tensor,
     *,
     folder: str | os.PathLike | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> LogitCache:
-    """Masks the last L tokens of every window as told and asks the backbone for all of them.
+    """Masks the last L tokens of every window (N, W) as told by `mask` (N, L) and asks the backbone for all of them.
 
     With a `folder`, shards are written there one by one, and those that an earlier run left are used.
 

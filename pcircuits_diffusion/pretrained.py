@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import pcircuits as pc
 from pcircuits.files import read_bytes, read_safetensors, write_atomically, write_safetensors
 from pcircuits.types import Tensor
@@ -24,10 +26,12 @@ class BackboneInfo(NamedTuple):
     mask_id: int
 
 
-def save_head(head: CoupledHead, folder: str | os.PathLike, backbone: BackboneInfo) -> None:
+def save_head(
+    head: CoupledHead, folder: str | os.PathLike, backbone: BackboneInfo, dtype: torch.dtype | None = None
+) -> None:
     """Writes each file atomically, the description with the other's checksum last."""
     folder = Path(folder)
-    pc.save(head.prior, folder / PRIOR_FOLDER)
+    pc.save(head.prior, folder / PRIOR_FOLDER, dtype=dtype)
     sha256 = write_safetensors(folder / TENSORS_FILE, _own_tensors(head))
     config = {
         "format": FORMAT,

@@ -3,8 +3,9 @@
 Axes: N windows, W tokens of a window, L positions of the block at its end, B batch.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,33 @@ from pcircuits_diffusion.logit_cache import LogitCache, MaskedBlocks, cache_logi
 def train_head(
     head: CoupledHead,
     backbone: Backbone,
-    tokens: Int[Tensor, "N W"],
+    tokens: Tensor,
     *,
-    valid: Int[Tensor, "N W"] | None = None,
+    valid: Tensor | None = None,
     cache: str | os.PathLike | None = None,
     masks_per_window: int = 1,
+    per_token: bool = True,
     seed: int,
     **options: Any,
 ) -> History:
-    """Trains a head in place by `max E[w(t) log p_hat(x0 | x_t)]`, objective (7); the backbone is asked once and stays as it is.
+    """Trains a head in place by `max E[w(t) log p_hat(x0 | x_t)]`, objective (7); the backbone stays as it is.
 
-    Every window's block is masked `masks_per_window` times: a ratio t is drawn uniformly (stratified over all windows) and
-    each token masked with probability t, at least one. `w` is one over the number of masked tokens, so that all mask
-    ratios count alike: losses are nats a masked token.
+    Every window's block is masked `masks_per_window` times: a ratio t is drawn uniformly (stratified over all windows)
+    and each token masked with probability t, at least one. A head with a threshold gamma sees ratios up to gamma only.
 
     Args:
-        tokens: windows, the block of L tokens at their end, context before it.
+        tokens: windows (N, W), the block of L tokens at their end, context before it.
         valid: held-out windows, masked once by the same seed.
+        per_token: `w` is one over the number of masked tokens, so that losses are nats a masked token and all mask
+            ratios count alike; else it is 1, and losses are nats a block.
         cache: a folder for the backbone's predictions, in memory if left out (2 V bytes a masked token).
         seed: of the masks and of the order of windows. The same call resumes bit by bit.
         options: those of `pcircuits.learning.fit`: epochs, batch_size (32), learner (Adam), patience, checkpoint,
             checkpoint_every, resume, on_epoch, progress.
 
     Raises:
-        pc.ParameterError: EM or anemone. The objective is a difference of two log evidences: its flows sum to zero at the
-            root and some are negative, so that updates which divide by total flows are undefined.
+        pc.ParameterError: EM or anemone. The objective is a difference of two log evidences: its flows sum to zero at
+            the root and some are negative, so that updates which divide by total flows are undefined.
         pc.ShapeError, pc.DataError: windows shorter than the head's block, or with tokens that the backbone lacks.
     """
     _require_gradient(options.setdefault("learner", "adam"))
@@ -59,15 +62,20 @@ def train_head(
         streams["valid"] = _blocks(head, backbone, valid, _subfolder(cache, "valid"), seed + 1, progress=show)
     data = ShuffledBlocks(streams["train"], batch_size, seed)
     held_out = None if valid is None else ShuffledBlocks(streams["valid"], batch_size, None)
-    return fit(head, data, valid=held_out, objective=nats_per_token, seed=seed, **options)
+    objective = log_prob_per_token if per_token else log_prob
+    return fit(head, data, valid=held_out, objective=objective, seed=seed, **options)
 
 
-def nats_per_token(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
-    """`log p_hat(x0 | x_t)` of each block over its number of masked tokens."""
+def log_prob(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
+    """`log p_hat(x0 | x_t)` of each block, in nats."""
     device = next(head.parameters()).device
     tokens, mask, log_marginals = (field.to(device) for field in blocks)
-    log_prob = head(log_marginals, None, tokens, mask).log_prob(tokens)
-    return log_prob / mask.sum(-1)
+    return head(log_marginals, None, tokens, mask).log_prob(tokens)
+
+
+def log_prob_per_token(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
+    """`log p_hat(x0 | x_t)` over the number of masked tokens."""
+    return log_prob(head, blocks) / blocks.mask.sum(-1).to(next(head.parameters()).device)
 
 
 class ShuffledBlocks:
@@ -77,7 +85,7 @@ class ShuffledBlocks:
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
 
     def __len__(self) -> int:
-        return -(-len(self.cache) // self.batch_size)
+        return math.ceil(len(self.cache) / self.batch_size)
 
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[MaskedBlocks]:
         order = torch.arange(len(self.cache))
@@ -86,9 +94,13 @@ class ShuffledBlocks:
         return (self.cache.batch(index) for index in order.split(self.batch_size)[start:])
 
 
-def draw_masks(count: int, length: int, generator: torch.Generator) -> Bool[Tensor, "N L"]:
-    """Masks at ratios `t ~ U(0, 1)`, one from each of `count` equal strata; each token with probability t, at least one."""
-    ratios = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+def draw_masks(count: int, length: int, *, highest: float = 1.0, generator: torch.Generator) -> Bool[Tensor, "N L"]:
+    """Masks at ratios `t ~ U(0, highest)`, one from each of `count` equal strata.
+
+    Each token is masked with probability t, and at least one in each row.
+    """
+    strata = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    ratios = highest * strata / count
     uniform = torch.rand(count, length, generator=generator)
     return (uniform < ratios.unsqueeze(-1)) | (uniform == uniform.amin(-1, keepdim=True))
 
@@ -102,7 +114,9 @@ def _blocks(
     *,
     progress: bool,
 ) -> LogitCache:
-    mask = draw_masks(len(tokens), head.block_length, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    highest = 1.0 if head.gamma is None else head.gamma
+    mask = draw_masks(len(tokens), head.block_length, highest=highest, generator=generator)
     return cache_logits(backbone, tokens, mask, folder=folder, progress=progress)
 
 

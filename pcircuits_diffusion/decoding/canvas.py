@@ -28,12 +28,11 @@ class Canvas:
         self.max_new_tokens, self.mask_id, self.eos_id = max_new_tokens, mask_id, eos_id
 
     def ended(self) -> Bool[Tensor, "B N"]:
-        """New columns after a row's first end-of-text token."""
+        """New columns from a row's first end-of-text token on."""
         if self.eos_id is None:
             return torch.zeros_like(self.mask[:, self.context :])
         is_eos = (self.tokens == self.eos_id) & ~self.mask
-        is_eos = is_eos[:, self.context :].long()
-        return is_eos.cumsum(1) - is_eos > 0
+        return is_eos[:, self.context :].cumsum(1) > 0
 
     def open(self, region: Region) -> Bool[Tensor, "B L"]:
         """Undecided columns of the region before a row's end."""

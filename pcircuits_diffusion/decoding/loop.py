@@ -60,7 +60,7 @@ def decode(
             if len(rows) == 0:
                 break
             view = _look(models.backbone, canvas, region, rows, allowed[rows], steps_left)
-            committed = canvas.commit(region, rows, *_propose(models, view, rows, settings, randomness))
+            committed = canvas.commit(region, rows, *propose(models, view, rows, settings, randomness))
             if settings.after_eos == "observe":
                 canvas.close_ended()
             yield Step(canvas.generated(), committed, index)
@@ -85,7 +85,7 @@ def _look(
     return View(tokens[:, region.span], mask, allowed, counts, log_marginals)
 
 
-def _propose(models: Models, view: View, rows: Int[Tensor, " R"], settings: Settings, randomness: Randomness) -> Commit:
+def propose(models: Models, view: View, rows: Int[Tensor, " R"], settings: Settings, randomness: Randomness) -> Commit:
     """Tokens and positions of every row; whether the head is used is each row's own matter."""
     coupled = models.coupled_rows(view.mask)
     result = Commit(view.tokens.clone(), torch.zeros_like(view.mask))

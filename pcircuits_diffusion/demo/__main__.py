@@ -12,6 +12,7 @@ import pcircuits as pc
 from pcircuits_diffusion import embedded, evaluate, plot
 from pcircuits_diffusion.corpus import Windows
 from pcircuits_diffusion.demo import words
+from pcircuits_diffusion.demo.fitting import fit_head
 from pcircuits_diffusion.demo.parts import (
     Parts,
     held_out_windows,
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path | None = None) 
     options, start = parse_options(arguments), time.monotonic()
     generator = torch.Generator().manual_seed(options.seed)
     parts = load(folder or embedded.FOLDER)
-    head = train(parts, options.seed) if options.train else shipped_head(parts)
+    head = fit_head(parts, seed=options.seed) if options.train else shipped_head(parts)
     windows = held_out_windows(parts, options.documents, generator=generator)
     introduce(parts, head, windows)
     study = measure(parts, head, windows, generator)

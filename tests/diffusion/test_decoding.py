@@ -11,7 +11,8 @@ from scipy.stats import chisquare
 import pcircuits as pc
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.coupling import Independent
-from pcircuits_diffusion.decoding import SAMPLERS, SCORES, Prompts, Settings, View
+from pcircuits_diffusion.decoding import SAMPLERS, SCORES, Models, Prompts, Randomness, Settings, View
+from pcircuits_diffusion.decoding.loop import propose
 from pcircuits_diffusion.decoding.proposals import Rule
 from pcircuits_diffusion.decoding.quota import linear, spread
 from pcircuits_diffusion.decoding.region import blocks
@@ -309,6 +310,38 @@ def test_a_row_alone_equals_that_row_in_the_batch(gamma: float | None, sampling:
         assert model.generate([prompt], seeds=[seed], **common).rows[0].equal(row)
 
 
+def test_padding_is_not_seen() -> None:
+    """The backbone is told which columns are padding, and nothing where there is none."""
+    seen: list[torch.Tensor | None] = []
+
+    class Recorded:
+        vocab_size, mask_id, inner = 7, 7, transformer()
+
+        def log_marginals(self, tokens: torch.Tensor, *, valid: Any = None, span: Any = None) -> torch.Tensor:
+            seen.append(valid)
+            return self.inner.log_marginals(tokens, valid=valid, span=span)
+
+    model = CoupledDiffusion(Recorded(), CoupledHead(hmm(3, 7)))
+    model.generate([[1, 2, 3, 4], [6]], max_new_tokens=4, steps=1, temperature=0.0)
+    assert seen[0] is not None and seen[0].sum(-1).tolist() == [8, 5] and not seen[0][1, :3].any()
+    model.generate([[1], [6]], max_new_tokens=4, steps=1, temperature=0.0)
+    assert seen[1] is None, "no padding, no mask: backbones that cannot take one still work"
+
+
+def test_a_seed_stays_with_its_row() -> None:
+    """Also when the row before it has ended and left the batch."""
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        ends = torch.tensor([30.0, 0.0, 0.0]).expand(*tokens.shape, -1)
+        return torch.where((tokens[:, :1] == 1).unsqueeze(-1), ends, torch.tensor([-30.0, 0.0, 0.0]))
+
+    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK), CoupledHead(uniform_prior()))
+    options = {"max_new_tokens": 40, "steps": 20, "eos_id": 0}
+    both = model.generate([[1], [2]], seeds=[1, 2], **options).rows
+    assert len(both[0]) < 4
+    assert both[1].equal(model.generate([[2]], seeds=[2], **options).rows[0])
+
+
 def test_padding_side_does_not_matter() -> None:
     model = CoupledDiffusion(transformer(), CoupledHead(hmm(3, 7)))
     options = {"max_new_tokens": 4, "steps": 2, "temperature": 0.0}
@@ -318,25 +351,30 @@ def test_padding_side_does_not_matter() -> None:
         assert model.generate(padded, valid=padded != 9, **options).tokens.equal(expected)
 
 
-def test_gamma_is_each_rows_own_matter() -> None:
-    """A row whose text has ended holds fewer masked tokens: the head is active for one row and not for the other."""
-    active: list[list[bool]] = []
+def test_gamma_is_each_rows_own_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row commits two tokens in the first step, the other none yet: the head is used for the first row only."""
+    coupled: list[list[float]] = []
+    forward = CoupledHead.forward
 
-    class Recorded(CoupledHead):
-        def active(self, mask: torch.Tensor) -> torch.Tensor:
-            active.append(super().active(mask).tolist())
-            return super().active(mask)
+    def recorded(head: CoupledHead, logits: torch.Tensor, hidden: Any, tokens: torch.Tensor, mask: torch.Tensor) -> Any:
+        coupled.append(mask.float().mean(-1).tolist())
+        return forward(head, logits, hidden, tokens, mask)
 
-    peaked = torch.full((VOCAB,), -20.0).index_fill(0, torch.tensor([1]), 0.0)
-
-    def logits(tokens: torch.Tensor) -> torch.Tensor:
-        return peaked.expand(*tokens.shape, -1)
-
-    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK), Recorded(hmm(), coupling="product", gamma=0.5))
-    list(model.steps(START.expand(2, 1), max_new_tokens=4, steps=4, generator=generator()))
-    assert active == [[False, False], [False, False], [True, True], [True, True]]
-    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
-    assert model.head is not None and model.head.active(mask).tolist() == [False, True]
+    monkeypatch.setattr(CoupledHead, "forward", recorded)
+    models = Models(table_backbone(), CoupledHead(hmm(), gamma=0.5))
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
+    log_marginals = models.backbone.log_marginals(torch.full((3, LENGTH), MASK))
+    view = View(torch.zeros_like(mask).long(), mask, mask, mask.sum(-1), log_marginals)
+    settings = Settings(steps=1, block_length=LENGTH, temperature=0.0)
+    for randomness in (Randomness(3), Randomness(3, seeds=[1, 2, 3])):
+        coupled.clear()
+        tokens, positions = propose(models, view, torch.arange(3), settings, randomness)
+        assert sorted(ratio for ratios in coupled for ratio in ratios) == [0.25, 0.5]
+        assert positions.equal(mask)
+        for row in range(3):
+            part = view.rows(torch.tensor([row]))
+            alone = propose(models, part, torch.tensor([0]), settings, Randomness(1))
+            assert alone.tokens[0].equal(tokens[row])
 
 
 def test_only_open_rows_reach_the_backbone() -> None:
@@ -408,11 +446,12 @@ def test_an_end_of_text_in_the_prompt_ends_nothing() -> None:
 # --- sizes ---
 
 
-def test_a_last_block_that_reaches_beyond_is_summed_out() -> None:
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_a_last_block_that_reaches_beyond_is_summed_out(sampling: str) -> None:
     backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
     law = block_law(head, backbone).view([VOCAB] * LENGTH).sum(-1).flatten()
     drawn = CoupledDiffusion(backbone, head).generate(
-        START.expand(SAMPLES, 1), max_new_tokens=LENGTH - 1, steps=1, generator=generator()
+        START.expand(SAMPLES, 1), max_new_tokens=LENGTH - 1, steps=1, sampling=sampling, generator=generator()
     )
     assert drawn.tokens.shape == (SAMPLES, LENGTH - 1)
     assert min(p_values(drawn.tokens, law).values()) > 1e-3

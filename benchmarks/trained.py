@@ -1,4 +1,4 @@
-"""Loads the benchmarks' backbone, its tokenizer and its shipped head."""
+"""Loads the benchmarks' backbone, its tokenizer, its shipped head and the judge of its samples."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +14,14 @@ from pcircuits_diffusion.model import CoupledDiffusion
 FOLDER = Path(__file__).resolve().parent / "weights"
 
 
-class Weights(NamedTuple):
+class Trained(NamedTuple):
     """`eos_id` separates the documents that the backbone was trained on; lengths are tokens."""
 
     backbone: MaskedTransformer
     tokenizer: Tokenizer
     head: CoupledHead
+    judge: MaskedTransformer | None = None
+    """An autoregressive model of the same tokens, which scores samples."""
 
     @property
     def block_length(self) -> int:
@@ -34,16 +36,17 @@ class Weights(NamedTuple):
         return self.backbone.config.eos_id
 
 
-def load(folder: Path = FOLDER) -> Weights:
-    """Reads `folder/backbone` and `folder/head`.
+def load(folder: Path = FOLDER) -> Trained:
+    """Reads the backbone and its tokenizer in `folder`, the head in `folder/head`, and `folder/judge` if there is one.
 
     Raises:
         FileNotFoundError, pc.FormatError: files that are missing or damaged.
     """
-    backbone = MaskedTransformer.load(folder / "backbone")
+    backbone = MaskedTransformer.load(folder)
     head = CoupledDiffusion.from_pretrained(folder / "head", backbone=backbone).head
     assert head is not None
-    return Weights(backbone, corpus.load_tokenizer(folder / "backbone"), head)
+    judge = MaskedTransformer.load(folder / "judge") if (folder / "judge").is_dir() else None
+    return Trained(backbone, corpus.load_tokenizer(folder), head, judge)
 
 
 def token_counts(tokenizer: Tokenizer, documents: list[corpus.Document]) -> torch.Tensor:

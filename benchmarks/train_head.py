@@ -1,0 +1,97 @@
+"""Makes the head of a trained backbone: an HMM from clusters of its hidden states, EM on the training text, optionally objective (7).
+
+python -m benchmarks.train_head --corpus gsm8k --backbone benchmarks/weights --out benchmarks/weights/head
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import pcircuits as pc
+import pcircuits_diffusion as pcd
+from benchmarks import gsm8k
+from pcircuits_diffusion import corpus
+from pcircuits_diffusion.backbones import MaskedTransformer
+
+LOADERS = {"python_docs": corpus.python_docs, "gsm8k": gsm8k.load}
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    backbone = MaskedTransformer.load(options.backbone)
+    tokenizer = corpus.load_tokenizer(options.backbone)
+    train, valid = (stream(tokenizer, LOADERS[options.corpus](split), backbone) for split in ("train", "valid"))
+    block = backbone.config.block_length
+    prior = pcd.em_start(
+        train,
+        options.states,
+        vocab_size=backbone.vocab_size,
+        block_length=block,
+        backbone=backbone,
+        seed=options.seed,
+        epochs=options.epochs,
+        valid=pcd.split_blocks(valid, block),
+        checkpoint=options.checkpoint and Path(options.checkpoint) / "em",
+        checkpoint_every=16 if options.checkpoint else None,
+        resume=True,
+    )
+    head = pcd.CoupledHead(prior)
+    if options.objective_epochs > 0:
+        train_objective(head, backbone, train, valid, options)
+    model = pcd.CoupledDiffusion(backbone, head)
+    model.save_pretrained(options.out, backbone_name=options.corpus, dtype=torch.float16)
+    print(f"valid: {-prior_score(prior, pcd.split_blocks(valid, block)):.3f} nats a token of the prior alone")
+
+
+def stream(tokenizer, documents: list[corpus.Document], backbone: MaskedTransformer) -> torch.Tensor:
+    """Windows (N, W) cut from all documents joined by end-of-text."""
+    eos = torch.tensor([backbone.config.eos_id])
+    joined = torch.cat([torch.cat([tokens, eos]) for tokens in corpus.encode(tokenizer, documents)])
+    width = backbone.config.max_length
+    return joined[: len(joined) // width * width].view(-1, width)
+
+
+def train_objective(head: pcd.CoupledHead, backbone: MaskedTransformer, train, valid, options) -> None:
+    """Objective (7) on random windows, the backbone frozen."""
+    generator = torch.Generator().manual_seed(options.seed)
+    windows = train[torch.randperm(len(train), generator=generator)[: options.objective_windows]]
+    pcd.train_head(
+        head,
+        backbone,
+        windows,
+        valid=valid[:256],
+        seed=options.seed,
+        epochs=options.objective_epochs,
+        learner=pc.Adam(options.lr),
+        patience=2,
+        checkpoint=options.checkpoint and Path(options.checkpoint) / "objective",
+        checkpoint_every=16 if options.checkpoint else None,
+        resume=True,
+    )
+
+
+@torch.no_grad()
+def prior_score(prior: pc.Circuit, blocks: torch.Tensor) -> float:
+    return float(torch.cat([prior.log_prob(part) for part in blocks.split(256)]).mean()) / prior.num_variables
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", choices=LOADERS, required=True)
+    parser.add_argument("--backbone", required=True, help="folder of the trained backbone and its tokenizer")
+    parser.add_argument("--out", required=True, help="folder that the head is written to")
+    parser.add_argument("--states", type=int, default=1024)
+    parser.add_argument("--epochs", type=int, default=3, help="of EM on the text")
+    parser.add_argument("--objective-epochs", type=int, default=0, help="of objective (7) after EM")
+    parser.add_argument("--objective-windows", type=int, default=8192)
+    parser.add_argument("--lr", type=float, default=3e-3, help="of objective (7)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoint", help="folder to resume from after an interruption")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

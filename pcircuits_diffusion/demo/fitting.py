@@ -1,0 +1,33 @@
+"""A head made on the spot, from the training documents of the Python that runs the demo."""
+
+import torch
+
+from pcircuits.types import Int, Tensor
+from pcircuits_diffusion import corpus
+from pcircuits_diffusion.demo.parts import Parts
+from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.prior_start import em_start
+
+NUM_STATES = 256
+
+
+def fit_head(parts: Parts, *, seed: int) -> CoupledHead:
+    """A projected head on an HMM: states from clusters of the backbone's hidden states, then EM on the text."""
+    prior = em_start(
+        training_windows(parts),
+        NUM_STATES,
+        vocab_size=parts.backbone.vocab_size,
+        block_length=parts.block_length,
+        backbone=parts.backbone,
+        seed=seed,
+    )
+    return CoupledHead(prior)
+
+
+def training_windows(parts: Parts) -> Int[Tensor, "N W"]:
+    """The training documents, joined by `<eos>` and cut into windows."""
+    eos = torch.tensor([parts.backbone.config.eos_id])
+    documents = corpus.encode(parts.tokenizer, corpus.python_docs("train"))
+    joined = torch.cat([piece for document in documents for piece in (document, eos)])
+    width = parts.window_length
+    return joined[: len(joined) // width * width].view(-1, width)
