@@ -7,20 +7,18 @@ improvement, nor are copies from the training set: counts, operators, repetition
 
 import argparse
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from benchmarks import gsm8k, record, trained
-from benchmarks.annotations import Annotation, annotations
+from benchmarks import arithmetic_tables, gsm8k, record, samples, trained
+from benchmarks.annotations import annotations
 from benchmarks.arithmetic_plot import plot_right
-from pcircuits_diffusion.evaluate import DocumentBootstrap, GenerationMetrics, Interval, generation, tables
+from benchmarks.arithmetic_tables import SYSTEMS
+from pcircuits_diffusion.evaluate import DocumentBootstrap
 from pcircuits_diffusion.model import CoupledDiffusion
-
-SYSTEMS = ("backbone alone", "coupled")
 
 
 class Question(NamedTuple):
@@ -85,8 +83,8 @@ def decode(
         "eos_id": loaded.eos_id,
     }
     models = [CoupledDiffusion(loaded.backbone, head) for head in (None, loaded.head)]
-    samples = [generate(model, prompts, settings, options.seed) for model in models]
-    return [samples.examine(loaded, prompts, rows, options.tokens) for rows in samples]
+    drawn = [generate(model, prompts, settings, options.seed) for model in models]
+    return [samples.examine(loaded, prompts, rows, options.tokens) for rows in drawn]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,7 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(arithmetic_tables.table(published, rows))
     print("\nGain of the coupled model, paired 95% intervals\n" + arithmetic_tables.gain_table(rows))
     if loaded.judge is not None:
-        print("\nThe first blocks as an autoregressive model judges them\n" + arithmetic_tables.judge_table(published, rows))
+        print(
+            "\nThe first blocks as an autoregressive model judges them\n"
+            + arithmetic_tables.judge_table(published, rows)
+        )
     suffix = "_reduced" if options.reduced else ""
     settings = {name: getattr(options, name) for name in ("problems", "tokens", "temperature", "reduced")}
     found = {**settings, "published_solutions": published, "decoded": rows}

@@ -55,5 +55,3 @@ def _figures(found: dict[str, Any]) -> list[str]:
 
 def _points(interval: Interval) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}] points".format(*(100 * value for value in interval))
-
-

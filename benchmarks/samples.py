@@ -83,5 +83,3 @@ def gain(cell: Cell, over: Cell, field: str, bootstrap: DocumentBootstrap) -> In
 def _ratio(cell: Cell, field: str, bootstrap: DocumentBootstrap) -> torch.Tensor:
     totals = bootstrap.totals(torch.stack([cell.count(field), cell.number]))
     return (totals[:, 0] / totals[:, 1]).unsqueeze(-1)
-
-

@@ -28,8 +28,9 @@ class Properties(NamedTuple):
 
 @torch.no_grad()
 def check(circuit: Circuit, *, tolerance: float = 1e-5) -> Properties:
-    """The properties of a circuit; normalised means `|log Z| <= tolerance` in nats. Circuits are smooth and decomposable
-    by construction: a RegionGraph that would make others does not exist.
+    """The properties of a circuit; normalised means `|log Z| <= tolerance` in nats.
+
+    Circuits are smooth and decomposable by construction: no RegionGraph makes others.
     """
     nothing = Evidence.nothing(1, circuit.num_variables, circuit.device)
     log_z = circuit.condition(nothing).log_evidence

@@ -1,7 +1,7 @@
 """Figures of likelihood studies; each function returns a matplotlib figure (the `plot` extra) to save or show."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,17 +71,17 @@ def _step_likelihoods(axes: "Axes", likelihoods: StepLikelihoods, bootstrap: Doc
     for name in likelihoods.names:
         colour = _colour(likelihoods, name)
         intervals = likelihoods.nats_per_token(name, bootstrap)
-        _line(axes, likelihoods.points, intervals, colour)
+        _line(axes, _floats(likelihoods.points), intervals, colour)
         label = "backbone alone" if name == FACTORISED else LABELS.get(name, name).split(",")[0]
         starts[label] = (intervals[0].estimate, colour)
     axes.set_ylabel("nats a token")
     _clean(axes)
-    _labels(axes, likelihoods.points[0], starts, (-9, 0), align="right")
+    _labels(axes, float(likelihoods.points[0]), starts, (-9.0, 0.0), align="right")
 
 
 def _step_gains(axes: "Axes", likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap) -> None:
     for name in likelihoods.heads:
-        _error_bars(axes, likelihoods.points, likelihoods.gain(name, bootstrap), _colour(likelihoods, name))
+        _error_bars(axes, _floats(likelihoods.points), likelihoods.gain(name, bootstrap), _colour(likelihoods, name))
     axes.axhline(0.0, color=FAINT, linewidth=0.8)
     axes.set_ylabel("gain, paired")
     _clean(axes)
@@ -102,7 +102,7 @@ def _perplexities(axes: "Axes", curves: MaskRatioCurves, bootstrap: DocumentBoot
     _round_ticks(axes)
     axes.set_ylabel("perplexity of the masked tokens")
     _clean(axes)
-    _labels(axes, curves.ratios[-1], ends, (10, 0))
+    _labels(axes, curves.ratios[-1], ends, (10.0, 0.0))
 
 
 def _shares(
@@ -135,7 +135,9 @@ def _line(
 ) -> None:
     estimates, low, high = np.array(intervals).T
     axes.fill_between(points, low, high, color=colour, alpha=0.13, linewidth=0)
-    style = {"linestyle": (0, (4, 2)), "linewidth": 1.4} if dashed else {"marker": "o", "markersize": 4, "linewidth": 2}
+    style: dict[str, Any] = (
+        {"linestyle": (0, (4, 2)), "linewidth": 1.4} if dashed else {"marker": "o", "markersize": 4, "linewidth": 2}
+    )
     axes.plot(points, estimates, color=colour, **style)
 
 
@@ -160,8 +162,12 @@ def _labels(
     placed = _apart(heights, 14.0)
     for label, (value, colour) in ends.items():
         place = (offset[0], offset[1] + placed[label] - heights[label])
-        style = {"color": colour, "va": "center", "ha": align, "annotation_clip": False}
+        style: dict[str, Any] = {"color": colour, "va": "center", "ha": align, "annotation_clip": False}
         axes.annotate(label, (x, value), place, textcoords="offset points", **style)
+
+
+def _floats(points: Sequence[int]) -> list[float]:
+    return [float(point) for point in points]
 
 
 def _apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:

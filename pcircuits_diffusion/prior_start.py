@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 import pcircuits as pc
-from pcircuits.learning import MiniBatchEM, fit, hmm_from_bigrams, hmm_from_states, kmeans
+from pcircuits import learning
 from pcircuits.types import Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
 
@@ -18,7 +18,7 @@ EDGE = 6  # a sixth of a sequence at either end is left out: tokens there have c
 
 
 def em_start(
-    tokens: Int[Tensor, "N W"],
+    tokens: Tensor,
     num_states: int,
     *,
     vocab_size: int,
@@ -34,7 +34,7 @@ def em_start(
     the unigram likelihood.
 
     Args:
-        tokens: sequences of text; for a backbone as long as it takes.
+        tokens: (N, W) sequences of text; for a backbone as long as it takes.
         backbone: one with `hidden` (see `Backbone`).
         seed: of the clusters and of the order of blocks.
         options: those of `pcircuits.learning.fit` for the EM that follows; by default 3 epochs of MiniBatchEM(step=0.5,
@@ -47,13 +47,13 @@ def em_start(
         raise pc.ShapeError(f"`tokens` must have shape (N, W), W at least {block_length}; got {tuple(tokens.shape)}")
     progress = options.setdefault("progress", True)
     if backbone is None:
-        hmm = hmm_from_bigrams(tokens, num_states, vocab_size, length=block_length, seed=seed)
+        hmm = learning.hmm_from_bigrams(tokens, num_states, vocab_size, length=block_length, seed=seed)
     else:
         inner, states = states_from_hidden(backbone, tokens, num_states, seed=seed, progress=progress)
-        hmm = hmm_from_states(inner, states, num_states, vocab_size, length=block_length, smoothing=5.0)
-    options = {"epochs": 3, "learner": MiniBatchEM(step=0.5, decay=0.5), "batch_size": 512, **options}
+        hmm = learning.hmm_from_states(inner, states, num_states, vocab_size, length=block_length, smoothing=5.0)
+    options = {"epochs": 3, "learner": pc.MiniBatchEM(step=0.5, decay=0.5), "batch_size": 512, **options}
     if options["epochs"] > 0:
-        fit(hmm, split_blocks(tokens, block_length), seed=seed, **options)
+        pc.fit(hmm, split_blocks(tokens, block_length), seed=seed, **options)
     return hmm
 
 
@@ -85,7 +85,7 @@ def states_from_hidden(
     sample = tokens[order[: -(-num_states * POINTS_PER_STATE // width)]]
     points = torch.cat([backbone.hidden(part, span=span).flatten(0, 1) for part in sample.split(batch_size)])
     scale = points.std(0).clamp_min(1e-6)
-    centres = kmeans(points / scale, num_states, seed=seed).centres
+    centres = learning.kmeans(points / scale, num_states, seed=seed).centres
     parts = tqdm(tokens.split(batch_size), "hidden states", disable=not progress)
     states = [_nearest(backbone.hidden(part, span=span) / scale, centres) for part in parts]
     return tokens[:, span], torch.cat(states)

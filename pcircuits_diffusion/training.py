@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 import pcircuits as pc
-from pcircuits.learning import LEARNERS, History, Learner, StatisticsLearner, fit
-from pcircuits.learning.batches import epoch_generator
+from pcircuits import learning
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.logit_cache import LogitCache, MaskedBlocks, cache_logits
+
+EPOCHS = 1_000_003  # neighbouring seeds share no epoch's order
 
 
 def train_head(
@@ -32,7 +33,7 @@ def train_head(
     per_token: bool = True,
     seed: int,
     **options: Any,
-) -> History:
+) -> learning.History:
     """Trains a head in place by `max E[w(t) log p_hat(x0 | x_t)]`, objective (7); the backbone stays as it is.
 
     Every window's block is masked `masks_per_window` times: a ratio t is drawn uniformly (stratified over all windows)
@@ -63,7 +64,7 @@ def train_head(
     data = ShuffledBlocks(streams["train"], batch_size, seed)
     held_out = None if valid is None else ShuffledBlocks(streams["valid"], batch_size, None)
     objective = log_prob_per_token if per_token else log_prob
-    return fit(head, data, valid=held_out, objective=objective, seed=seed, **options)
+    return pc.fit(head, data, valid=held_out, objective=objective, seed=seed, **options)
 
 
 def log_prob(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
@@ -90,7 +91,8 @@ class ShuffledBlocks:
     def batches(self, epoch: int, *, start: int = 0) -> Iterator[MaskedBlocks]:
         order = torch.arange(len(self.cache))
         if self.seed is not None:
-            order = order[torch.randperm(len(order), generator=epoch_generator(self.seed, epoch))]
+            generator = torch.Generator().manual_seed(self.seed * EPOCHS + epoch)
+            order = torch.randperm(len(order), generator=generator)
         return (self.cache.batch(index) for index in order.split(self.batch_size)[start:])
 
 
@@ -124,9 +126,9 @@ def _subfolder(cache: str | os.PathLike | None, name: str) -> Path | None:
     return None if cache is None else Path(cache) / name
 
 
-def _require_gradient(learner: Learner | str) -> None:
-    kind = LEARNERS.get(learner) if isinstance(learner, str) else type(learner)
-    if kind is not None and issubclass(kind, StatisticsLearner):
+def _require_gradient(learner: learning.Learner | str) -> None:
+    kind = learning.LEARNERS.get(learner) if isinstance(learner, str) else type(learner)
+    if kind is not None and issubclass(kind, learning.StatisticsLearner):
         raise pc.ParameterError(
             f"{kind.name} cannot train a head: objective (7) is a difference of two log evidences, whose flows sum to "
             "zero at the root and are partly negative, and this learner divides by total flows; use learner='adam'"

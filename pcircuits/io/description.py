@@ -29,7 +29,7 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that a circuit is built from. `inputs` in JSON counts into `families`, which holds each family once."""
+    """Everything that a circuit is built from. In JSON `inputs` counts into `families`, which has each family once."""
 
     kind: str
     graph: RegionGraph
@@ -130,7 +130,10 @@ def _family(entry: Any) -> InputFamily:
 
 
 def _by_name(ties: Mapping[int, str]) -> dict[str, list[int]]:
-    return {name: [region for region, other in ties.items() if other == name] for name in dict.fromkeys(ties.values())}
+    named: dict[str, list[int]] = {}
+    for region, name in ties.items():
+        named.setdefault(name, []).append(region)
+    return named
 
 
 def _by_region(ties: Mapping[str, Any], part: str) -> dict[int, str]:

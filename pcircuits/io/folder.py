@@ -18,7 +18,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.errors import FormatError, ParameterError, PCircuitsError
 from pcircuits.files import read_bytes, read_safetensors, write_atomically
 from pcircuits.io.description import KEYS, Description, dtype_named, name_of
-from pcircuits.io.tensors import encode_tensors, narrowed, require_fit
+from pcircuits.io.tensors import cast, encode_tensors, require_fit
 from pcircuits.types import Tensor
 
 FORMAT, VERSION = "pcircuits.circuit", 1
@@ -41,7 +41,7 @@ def save(circuit: Circuit, path: str | os.PathLike, *, dtype: torch.dtype | None
     description, kept = Description.of(circuit), dtype or circuit.dtype
     if kept not in (circuit.dtype, torch.float16):
         raise ParameterError(f"`dtype` must be torch.float16 or left out, got {dtype}")
-    tensors = narrowed(circuit.state_dict(), kept)
+    tensors = cast(circuit.state_dict(), kept)
     require_fit(tensors, description.plan(), kept)
     content = encode_tensors(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -76,7 +76,7 @@ def load(path: str | os.PathLike) -> Circuit:
         raise FormatError(
             f"{source} describes no circuit that can be built: {error}; save the circuit again"
         ) from error
-    circuit.load_state_dict(narrowed(tensors, circuit.dtype))
+    circuit.load_state_dict(cast(tensors, circuit.dtype))
     return circuit
 
 

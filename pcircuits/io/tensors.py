@@ -16,8 +16,8 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()})
 
 
-def narrowed(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors with the floating point ones in `dtype`; ParameterError where one has finite values out of its range."""
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors, floating point ones in `dtype`; ParameterError where a finite value is out of its range."""
     answer = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in answer.items():
         if tensor.is_floating_point() and not torch.equal(tensor.isinf(), tensors[name].isinf()):
@@ -26,9 +26,7 @@ def narrowed(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 
 def require_fit(tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> None:
-    """Raise ParameterError unless the tensors are the parameters of this plan, in `dtype` and not NaN, and masks of their
-    support.
-    """
+    """Raise ParameterError unless the tensors are this plan's parameters, in `dtype` and not NaN, and support masks."""
     shapes = _shapes(plan)
     masks = {f"groups.{name}.support": spec for name, spec in plan.groups.items()}
     if wrong := sorted((shapes.keys() - tensors.keys()) | (tensors.keys() - shapes.keys() - masks.keys())):

@@ -17,7 +17,9 @@ from pcircuits.types import Tensor
 
 @dataclass(repr=True)
 class Adam(Learner):
-    """Adam (Kingma, Ba 2015) on the mean loss of a batch, without weight decay. Circuits stay normalised: their weights are normalised on use.
+    """Adam (Kingma, Ba 2015) on the mean loss of a batch, without weight decay.
+
+    Circuits stay normalised, since their weights are normalised on use.
 
     Args:
         lr: peak learning rate.
@@ -36,13 +38,21 @@ class Adam(Learner):
 
     def __post_init__(self) -> None:
         require(0 < self.lr < math.inf, self, "`lr` must be positive and finite")
-        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), self, "`betas` must be two numbers in [0, 1)")
+        require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), self, "`betas` must be two numbers in [0, 1)"
+        )
         require(self.clip is None or self.clip > 0, self, "`clip` must be positive or None")
-        require(self.warmup >= 0 and (self.decay is None or self.decay > 0), self, "`warmup` must be at least 0 and `decay` positive or None")
+        require(
+            self.warmup >= 0 and (self.decay is None or self.decay > 0),
+            self,
+            "`warmup` must be at least 0 and `decay` positive or None",
+        )
 
     def begin(self, model: nn.Module, objective: Objective | None) -> None:
         if objective is None and not isinstance(model, Circuit):
-            raise ParameterError(f"a {type(model).__name__} has no likelihood of its own; give fit an `objective(model, batch)`")
+            raise ParameterError(
+                f"a {type(model).__name__} has no likelihood of its own; give fit an `objective(model, batch)`"
+            )
         self._model, self._objective, self._updates = model, objective, 0
         if not (parameters := [p for _, p in self._trained()]):
             raise ParameterError(f"this {type(model).__name__} has no parameter that requires a gradient")
@@ -52,7 +62,7 @@ class Adam(Learner):
         self._optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
             loss, weight = mean_loss(self._model, self._objective, batch)
-        _require_finite("loss", loss)
+        _require_finite("loss", loss.detach())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._trained()], self.clip or math.inf)
         _require_finite("gradient", norm)
@@ -72,7 +82,9 @@ class Adam(Learner):
         return self.lr * (1 + math.cos(math.pi * done)) / 2
 
     def state(self) -> dict[str, Tensor]:
-        moments = {f"{name}/{key}": value for name, p in self._trained() for key, value in self._optimizer.state[p].items()}
+        moments = {
+            f"{name}/{key}": value for name, p in self._trained() for key, value in self._optimizer.state[p].items()
+        }
         return {**moments, "updates": torch.tensor(self._updates)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -81,8 +93,8 @@ class Adam(Learner):
         for key, value in tensors.items():
             name, _, moment = key.rpartition("/")
             if name:
-                p = parameters[name]
-                self._optimizer.state[p][moment] = value.to(p.device) if value.ndim else value  # a step count stays on the CPU
+                p, on_cpu = parameters[name], value.ndim == 0  # torch keeps its step counts there
+                self._optimizer.state[p][moment] = value if on_cpu else value.to(p.device)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self._model.named_parameters() if p.requires_grad)
@@ -91,6 +103,6 @@ class Adam(Learner):
 def _require_finite(what: str, value: Tensor) -> None:
     if not value.isfinite():
         raise DataError(
-            f"the {what} is {float(value)}; no step was taken. An infinite loss means data that the model holds impossible: "
-            "a value outside a support mask, or evidence without any possible world"
+            f"the {what} is {float(value)}; no step was taken. An infinite loss means data that the model holds "
+            "impossible: a value outside a support mask, or evidence without any possible world"
         )

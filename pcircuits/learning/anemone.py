@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pcircuits.evidence import Evidence
+from pcircuits.learning.distributed import all_reduce
 from pcircuits.learning.em import require
 from pcircuits.learning.learner import Batch, Objective, Score, StatisticsLearner, pack, score_of, unpack
 from pcircuits.statistics import Statistics
@@ -18,13 +19,16 @@ from pcircuits.types import Tensor
 class Anemone(StatisticsLearner):
     """Mini-batch EM whose steps are proximal in the KL divergence between whole circuits (PyJuice's `anemone`).
 
-    With the flows F_t of batch t, its total root flow C_t, the top-down probability TD(n) of unit n and its parameters theta:
+    With the flows F_t of batch t, its total root flow C_t, the top-down probability TD(n) of unit n and its
+    parameters theta:
 
-        B_t = m B_(t-1) + (1 - m) F_t / C_t        Fhat = B_t / (1 - m^t)
-        G   = eta Fhat + (1 - eta) TD(n) theta     theta <- (G + a_n/k_n) / (sum_c G + a_n),   a_n = pseudocount * sum_c G
+        B_t   = m B_(t-1) + (1 - m) F_t / C_t          Fhat = B_t / (1 - m^t)
+        G     = eta Fhat + (1 - eta) TD(n) theta       a_n = pseudocount * sum_c G
+        theta <- (G + a_n/k_n) / (sum_c G + a_n)       over the k_n children of n
 
-    A rarely reached unit thus moves as far as a frequent one. Two departures: each batch is divided by its own C_t *before* it enters the average, so that a
-    short last batch weighs no more than its rows say, and the pseudocount is a fraction of the unit's own total, so that it cannot swamp units of small TD(n).
+    A rarely reached unit thus moves as far as a frequent one. Two departures: each batch is divided by its own C_t
+    *before* it enters the average, so that a short last batch weighs no more than its rows say, and the pseudocount
+    is a fraction of the unit's own total, so that it cannot swamp units of small TD(n).
     """
 
     eta: float = 0.4
@@ -43,7 +47,7 @@ class Anemone(StatisticsLearner):
         self._updates = 0
 
     def update(self, batch: Batch) -> Score:
-        found = self.statistics(batch)
+        found = all_reduce(self.statistics(batch))
         window = found * ((1 - self.momentum) / found.weight)
         self._average = window if self._average is None else self._average * self.momentum + window
         self._updates += 1

@@ -27,7 +27,7 @@ Data = Tensor | Evidence | BatchStream | Iterable | Callable
 
 
 class Source(ABC):
-    """The batches of every epoch; the same call yields the same batches. `circuit` is None where an objective reads them."""
+    """The batches of every epoch; the same call yields the same ones. `circuit` is None if an objective reads them."""
 
     num_batches: int | None = None
     description: str
@@ -44,7 +44,7 @@ class Source(ABC):
         """An item, checked; None if no row of it counts."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | None]:
-        """An epoch's batches from number `start` on, None where no row counts. Those before are skipped here and now, not on first use."""
+        """An epoch's batches from number `start` on, None where no row counts. Those before are skipped at once."""
         items = self.items(epoch, start)
         return (self.batch(item, f"batch {n} of epoch {epoch} of `{self.name}`") for n, item in enumerate(items, start))
 
@@ -90,7 +90,7 @@ class Rows(Source):
 
 
 class Stream(Source):
-    """Batches that come ready-made: from a BatchStream, a function of the epoch number, or an iterable that can be iterated again."""
+    """Batches that come ready-made: from a BatchStream, a function of the epoch number, or a repeatable iterable."""
 
     def __init__(self, data: Any, circuit: Circuit | None, *, name: str) -> None:
         super().__init__(circuit, name)
@@ -99,7 +99,8 @@ class Stream(Source):
                 raise DataError(f"`{name}` must be a tensor, Evidence or batches; got {describe(data)}")
             if iter(data) is data:
                 raise DataError(
-                    f"`{name}` is an iterator, which is used up after one epoch; give a list, a DataLoader, TokenShards, or a function of the epoch number"
+                    f"`{name}` is an iterator, which is used up after one epoch; "
+                    "give a list, a DataLoader, TokenShards, or a function of the epoch number"
                 )
         self.data = data
         self.num_batches = len(data) if hasattr(data, "__len__") else None
@@ -142,7 +143,8 @@ def as_source(
     """Rows of a tensor or Evidence, or a stream of anything else.
 
     Raises:
-        DataError, ShapeError, EvidenceError: data that is empty, NaN, outside its domain or of another width; weights that do not fit.
+        DataError, ShapeError, EvidenceError: data that is empty, NaN, outside its domain or of another width;
+            weights that do not fit.
     """
     circuit = model if likelihood and isinstance(model, Circuit) else None
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -158,7 +160,9 @@ def as_source(
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """What is random in an epoch depends on the seed and the epoch's number alone, so that an epoch can be repeated."""
-    mixed = (seed + (epoch + 1) * 0x9E3779B97F4A7C15) % 2**63  # the golden ratio's bits: neighbouring seeds share no epoch
+    mixed = (
+        seed + (epoch + 1) * 0x9E3779B97F4A7C15
+    ) % 2**63  # the golden ratio's bits: neighbouring seeds share no epoch
     return torch.Generator().manual_seed(mixed)
 
 
@@ -170,7 +174,9 @@ def as_evidence(data: Any, circuit: Circuit, where: str) -> Evidence:
         if len(data) == 0:
             raise DataError(f"{where} is empty; at least one row is needed")
         if data.is_floating_point() and (bad := data.isnan()).any():
-            raise DataError(f"{where} is NaN in rows {rows_of(bad)}; use pc.Evidence.from_nan(x) if these values are missing")
+            raise DataError(
+                f"{where} is NaN in rows {rows_of(bad)}; use pc.Evidence.from_nan(x) if these values are missing"
+            )
         data = Evidence(data)
     if not isinstance(data, Evidence):
         raise DataError(f"{where} must be a tensor or Evidence, got {describe(data)}")

@@ -1,4 +1,4 @@
-"""A run on disk: `checkpoint.json` names the safetensors file that holds its tensors, so that both change in one step."""
+"""A run on disk: `checkpoint.json` names the file that holds its tensors, so that both change in one step."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Cursor:
 
 @dataclass
 class Checkpoint:
-    """Everything that a run needs to go on as if it had not been interrupted. `setup` is what may not change in between."""
+    """All that a run needs to go on as if it had not been interrupted. `setup` may not change in between."""
 
     setup: dict[str, Any]
     cursor: Cursor
@@ -99,7 +99,9 @@ def require_same_setup(found: Mapping[str, Any], expected: Mapping[str, Any], fo
     """Refuse to go on with other settings: the result would be that of neither run."""
     for key, value in expected.items():
         if found.get(key) != value:
-            raise ParameterError(f"the checkpoint in {folder} was made with {key} {found.get(key)!r}, this call has {value!r}")
+            raise ParameterError(
+                f"the checkpoint in {folder} was made with {key} {found.get(key)!r}, this call has {value!r}"
+            )
 
 
 def random_state(device: torch.device) -> RandomState:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pcircuits.errors import ParameterError
+from pcircuits.learning.distributed import all_reduce
 from pcircuits.learning.learner import Batch, Objective, Score, StatisticsLearner, pack, score_of, unpack
 from pcircuits.statistics import Statistics
 from pcircuits.types import Tensor
@@ -15,9 +16,10 @@ from pcircuits.types import Tensor
 
 @dataclass(repr=True)
 class EM(StatisticsLearner):
-    """Full-batch EM (Dempster, Laird, Rubin 1977): the counts of all batches, then `theta = (n + a/k) / (sum n + a)`.
+    """Full-batch EM (Dempster, Laird, Rubin 1977): counts n of all batches, then `theta = (n + a/k) / (sum n + a)`.
 
-    `pseudocount` is a, in samples; k is the number of children. At 0 no epoch lowers the likelihood, and what was never seen has probability 0.
+    `pseudocount` is a, in samples; k is the number of children. At 0 no epoch lowers the likelihood, and what was
+    never seen has probability 0.
     """
 
     pseudocount: float = 0.1
@@ -37,7 +39,7 @@ class EM(StatisticsLearner):
 
     def end_epoch(self) -> None:
         if self._total is not None:
-            self.circuit.maximise(self._total, pseudocount=self.pseudocount)
+            self.circuit.maximise(all_reduce(self._total), pseudocount=self.pseudocount)
         self._total = None
 
     def state(self) -> dict[str, Tensor]:
@@ -51,8 +53,9 @@ class EM(StatisticsLearner):
 class MiniBatchEM(StatisticsLearner):
     """An EM step a batch, taken part of the way: `theta <- (1 - s) theta + s (n + a/k) / (sum n + a)`.
 
-    The share `s = step / (1 + t)^decay` shrinks with the batches t seen; a decay above 0.5 and up to 1 makes stochastic EM converge
-    (Cappe, Moulines 2009). `pseudocount` is a fraction of each unit's own count, so that a batch cannot flatten units that it hardly reaches.
+    The share `s = step / (1 + t)^decay` shrinks with the batches t seen; a decay above 0.5 and up to 1 makes
+    stochastic EM converge (Cappe, Moulines 2009). `pseudocount` is a fraction of each unit's own count, so that a
+    batch cannot flatten units that it hardly reaches.
     """
 
     step: float = 0.2
@@ -70,7 +73,7 @@ class MiniBatchEM(StatisticsLearner):
         self._updates = 0
 
     def update(self, batch: Batch) -> Score:
-        found = self.statistics(batch)
+        found = all_reduce(self.statistics(batch))
         step = self.step / (1 + self._updates) ** self.decay
         self.circuit.maximise(found, pseudocount=self.pseudocount, relative=True, step=step)
         self._updates += 1

@@ -45,36 +45,51 @@ def fit(  # noqa: PLR0913 - one call holds all that a user may choose
 
     Args:
         model: a Circuit; with an `objective` any module.
-        data: rows (N, D), or an Evidence where values are missing or soft: both are shuffled each epoch. Or batches, which stream: a TokenShards, a list,
-            a DataLoader, or a function of the epoch number, yielding rows, Evidence, or pairs (batch, weights). An `objective` gets its batches as they are.
-        valid: held-out data, in the same forms; its loss is measured after each epoch, always with the same random numbers.
+        data: rows (N, D), or an Evidence where values are missing or soft: both are shuffled each epoch. Or
+            batches, which stream: a TokenShards, a list, a DataLoader, or a function of the epoch number, yielding
+            rows, Evidence, or pairs (batch, weights). An `objective` gets its batches as they are.
+        valid: held-out data, in the same forms; its loss is measured after each epoch, always with the same random
+            numbers.
         learner: EM(), MiniBatchEM(), Anemone(), Adam(), or "em", "minibatch_em", "anemone", "adam".
-        objective: `objective(model, batch)` returns a loss to minimise or log likelihoods (B,) to maximise. Needs Adam.
+        objective: `objective(model, batch)` returns a loss to minimise or log likelihoods (B,) to maximise. Needs
+            Adam.
         batch_size: of rows in memory; 256 if left out.
         sample_weights: how often each row in memory counts, (N,), at least 0.
-        patience: stop after this many epochs without a better validation loss, and end with the best parameters, which may be the initial ones.
-        checkpoint: a folder that holds the run's state after every epoch, and after every `checkpoint_every` batches. Ctrl-C saves once more, then raises.
-        resume: go on from the folder's checkpoint if it has one. The same call, interrupted anywhere and resumed, ends with bit-identical parameters.
+        patience: stop after this many epochs without a better validation loss, and end with the best parameters,
+            which may be the initial ones.
+        checkpoint: a folder that holds the run's state after every epoch, and after every `checkpoint_every`
+            batches. Ctrl-C saves once more, then raises.
+        resume: go on from the folder's checkpoint if it has one. The same call, interrupted anywhere and resumed,
+            ends with bit-identical parameters.
         seed: of the order of rows. None: drawn from torch's global generator.
         on_epoch: called with each epoch's record; returning True ends the run.
 
     Raises:
-        DataError, ShapeError, EvidenceError: data that is empty, NaN, outside its domain or of the wrong width, before any work where it is in memory.
+        DataError, ShapeError, EvidenceError: data that is empty, NaN, outside its domain or of the wrong width,
+            before any work where it is in memory.
         ParameterError: settings that do not fit together. FormatError: a checkpoint that cannot be read.
     """
     if checkpoint is not None and not resume and checkpoints.exists(checkpoint):
-        raise ParameterError(f"{checkpoint} already holds a checkpoint; pass resume=True to go on from it, or remove it")
-    _require_settings(model, epochs=epochs, patience=patience, valid=valid, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        raise ParameterError(
+            f"{checkpoint} already holds a checkpoint; pass resume=True to go on from it, or remove it"
+        )
+    _require_settings(
+        model, epochs=epochs, patience=patience, valid=valid, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+    )
     learner = _learner(learner)
     learner.begin(model, objective)
     stored = checkpoints.load(checkpoint) if checkpoint is not None and checkpoints.exists(checkpoint) else None
     if seed is None:
         seed = int(torch.randint(2**62, ())) if stored is None else stored.setup.get("seed", 0)
     likelihood = objective is None
-    source = as_source(data, model, likelihood=likelihood, name="data", batch_size=batch_size, sample_weights=sample_weights, seed=seed)
+    source = as_source(
+        data, model, likelihood=likelihood, name="data", batch_size=batch_size, sample_weights=sample_weights, seed=seed
+    )
     if batch_size is not None and not isinstance(source, Rows):
         raise ParameterError("`batch_size` is for rows in memory; these batches come ready-made")
-    held_out = None if valid is None else as_source(valid, model, likelihood=likelihood, name="valid", batch_size=batch_size)
+    held_out = (
+        None if valid is None else as_source(valid, model, likelihood=likelihood, name="valid", batch_size=batch_size)
+    )
     setup = {"learner": repr(learner), "data": source.description, "seed": seed}
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every, setup)
     training = Training(model, learner, objective, source, held_out, epochs, patience, folder, on_epoch)

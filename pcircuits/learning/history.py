@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 
 class Epoch(NamedTuple):
-    """One pass over the data. Losses are means: minus the log likelihood of a sample in nats, or what the objective returns.
+    """One pass over the data. Losses are means: minus a sample's log likelihood in nats, or what the objective says.
 
     `train_loss` is measured on the way, with the parameters that each batch met; `valid_loss` afterwards.
     """
@@ -20,8 +20,8 @@ class Epoch(NamedTuple):
 class History:
     """Epochs in order, and how the run ended.
 
-    `initial_valid_loss` is that of the parameters before the first epoch. `best_epoch` is the one with the least validation loss, -1 for those
-    parameters; with early stopping the model ends with its parameters.
+    `initial_valid_loss` is that of the parameters before the first epoch. `best_epoch` is the one with the least
+    validation loss, -1 for those parameters; with early stopping the model ends with its parameters.
     """
 
     epochs: list[Epoch] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Starts for hidden Markov models on text. EM from random parameters stays at the unigram likelihood; from states that mean something it does not."""
+"""Starts for hidden Markov models on text, where EM from random parameters stays at the unigram likelihood."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ def hmm_from_bigrams(
     seed: int | None = None,
     smoothing: float = 1.0,
 ) -> HMM:
-    """An HMM whose states are clusters of token types that occur in like contexts, or, with more states than types, types in a context.
+    """An HMM whose states are clusters of token types with like neighbours, and frequent bigrams.
 
     See `states_from_contexts` and `hmm_from_states`. Follow it with a few epochs of EM.
     """
@@ -41,17 +41,18 @@ def hmm_from_states(
     smoothing: float = 1.0,
     initial: Literal["all", "first"] = "all",
 ) -> HMM:
-    """The HMM that maximises the likelihood of tokens and states together: counts, smoothed towards what is usual in all states.
+    """The HMM of given states: counts of tokens and states, smoothed towards what is usual in all states.
 
         p(j | i) = (n_ij + a q_j) / (n_i + a)        q_j = (n_j + 1) / (n + H)
 
-    and likewise for emissions; a is `smoothing`. At 0 nothing is smoothed: what was never seen is an exact zero for ever, except that a state
-    without any occurrence takes q.
+    and likewise for emissions; a is `smoothing`. At 0 nothing is smoothed: what was never seen is an exact zero for
+    ever, except that a state without any occurrence takes q.
 
     Args:
-        states: of every token, from any source: k-means on a network's hidden states makes this latent variable distillation
-            (Liu, Zhang, Van den Broeck 2023).
-        initial: where `p(z_1)` is counted. "all": at every position, right where sequences start anywhere in a text; "first": at the first one.
+        states: of every token, from any source: k-means on a network's hidden states makes this latent variable
+            distillation (Liu, Zhang, Van den Broeck 2023).
+        initial: where `p(z_1)` is counted. "all": at every position, right where sequences start anywhere in a
+            text; "first": at the first one.
 
     Raises:
         DataError, ShapeError, ParameterError: no tokens, unequal shapes, values out of range.
@@ -59,7 +60,9 @@ def hmm_from_states(
     _require_sequences("tokens", tokens, num_categories)
     _require_sequences("states", states, num_states)
     if tokens.shape != states.shape:
-        raise ShapeError(f"`tokens` and `states` must have one shape, got {tuple(tokens.shape)} and {tuple(states.shape)}")
+        raise ShapeError(
+            f"`tokens` and `states` must have one shape, got {tuple(tokens.shape)} and {tuple(states.shape)}"
+        )
     if not smoothing >= 0:
         raise ParameterError(f"`smoothing` must be at least 0, got {smoothing!r}")
     if initial not in ("all", "first"):
@@ -77,9 +80,10 @@ def hmm_from_states(
 def states_from_bigrams(
     tokens: Int[Tensor, "N T"], num_states: int, num_categories: int, *, seed: int | None = None
 ) -> Int[Tensor, " V"]:
-    """A state for every token type: k-means on the leading singular vectors of the bigram table, each type counting as often as it occurs.
+    """A state for every token type: k-means on the leading singular vectors of the bigram table.
 
-    A type's row holds the square roots of its distributions of left and of right neighbours.
+    A type's row holds the square roots of its distributions of left and of right neighbours; it counts as often as the
+    type occurs.
 
     Raises:
         DataError, ShapeError, ParameterError: no bigrams, values out of range, more states than types.
@@ -97,35 +101,57 @@ def states_from_bigrams(
 
 
 def states_from_contexts(
-    tokens: Int[Tensor, "N T"], num_states: int, num_categories: int, *, seed: int | None = None
+    tokens: Int[Tensor, "N T"],
+    num_states: int,
+    num_categories: int,
+    *,
+    seed: int | None = None,
+    context_share: float | None = None,
 ) -> Int[Tensor, "N T"]:
-    """A state for every token occurrence. Up to V states: that of its type (`states_from_bigrams`). More: frequent types split by what precedes them.
+    """A state for every token occurrence: the most frequent bigrams have their own, the rest share clusters of types.
 
-    Left neighbours fall into classes. Each type has a state, and so has each of the most frequent pairs (type, class of its left neighbour): such a state
-    remembers the token before. Noisy copies of a type's state gain nothing, since EM has no reason to tell them apart.
+    A bigram's state is a token that remembers the one before; the clusters are those of `states_from_bigrams`.
+    Noisy copies of a type's state would gain nothing, since EM has no reason to tell them apart.
+
+    Args:
+        context_share: how many of the states belong to bigrams. None: none while there are few states, half of them
+            once there are as many as types, and all that are left when each type has its own.
+
+    Raises:
+        DataError, ShapeError, ParameterError: no bigrams, values or numbers out of range.
     """
-    if num_states <= num_categories:
-        return states_from_bigrams(tokens, num_states, num_categories, seed=seed)[tokens]
-    extra = num_states - num_categories
-    num_classes = min(num_categories, max(2, 4 * -(-num_states // num_categories)))
-    classes = states_from_bigrams(tokens, num_classes, num_categories, seed=seed)
-    pairs = tokens[:, 1:] * num_classes + classes[tokens[:, :-1]]
-    counts = torch.bincount(pairs.flatten(), minlength=num_categories * num_classes)
-    frequent = counts.topk(min(extra, len(counts))).indices
-    own_state = torch.arange(num_categories, device=tokens.device).repeat_interleave(num_classes)
-    own_state[frequent] = torch.arange(len(frequent), device=tokens.device) + num_categories
-    return torch.cat([tokens[:, :1], own_state[pairs]], 1)
+    _require_sequences("tokens", tokens, num_categories)
+    share = _usual_share(num_states / num_categories) if context_share is None else context_share
+    if not 0 <= share < 1:
+        raise ParameterError(f"`context_share` must be in [0, 1), got {context_share!r}")
+    num_clusters = min(num_categories, num_states - int(share * num_states))
+    clusters = states_from_bigrams(tokens, num_clusters, num_categories, seed=seed)
+    if num_clusters == num_states:
+        return clusters[tokens]
+    pairs = tokens[:, 1:] * num_categories + tokens[:, :-1]
+    kinds, kind, counts = pairs.unique(return_inverse=True, return_counts=True)
+    frequent = counts.topk(min(num_states - num_clusters, len(counts))).indices
+    state = clusters[kinds // num_categories]
+    state[frequent] = torch.arange(len(frequent), device=tokens.device) + num_clusters
+    return torch.cat([clusters[tokens[:, :1]], state[kind]], 1)
+
+
+def _usual_share(states_per_type: float) -> float:
+    """What starts were best with, on text by character (V = 128) and by token (V = 512)."""
+    return min(0.5, max(0.0, 0.8 * states_per_type - 0.3))
 
 
 def _embeddings(tokens: Tensor, frequency: Int[Tensor, " V"], generator: torch.Generator) -> Float[Tensor, "V P"]:
-    """Each type's coordinates along the leading singular vectors of its contexts; distances approximate those between the rows of contexts."""
-    table = torch.cat([_contexts(tokens[:, 1:], tokens[:, :-1], frequency), _contexts(tokens[:, :-1], tokens[:, 1:], frequency)], 1)
+    """Each type's coordinates along the leading singular vectors of the table of its contexts."""
+    table = torch.cat(
+        [_contexts(tokens[:, 1:], tokens[:, :-1], frequency), _contexts(tokens[:, :-1], tokens[:, 1:], frequency)], 1
+    )
     left, values = _leading_vectors(table, min(_RANK, *table.shape), generator)
     return left * values
 
 
 def _contexts(tokens: Tensor, neighbours: Tensor, frequency: Int[Tensor, " V"]) -> Float[Tensor, "V C"]:
-    """`sqrt p(c | v)` of each type's most frequent neighbours c: Euclidean distances of such rows are Hellinger distances."""
+    """`sqrt p(c | v)` of frequent neighbours c: Euclidean distances between rows are Hellinger distances."""
     num_categories, num_contexts = len(frequency), min(len(frequency), _CONTEXTS)
     column = torch.full_like(frequency, -1)
     column[frequency.topk(num_contexts).indices] = torch.arange(num_contexts, device=frequency.device)
@@ -135,7 +161,9 @@ def _contexts(tokens: Tensor, neighbours: Tensor, frequency: Int[Tensor, " V"]) 
     return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sqrt()
 
 
-def _leading_vectors(table: Float[Tensor, "V C"], rank: int, generator: torch.Generator) -> tuple[Float[Tensor, "V P"], Float[Tensor, " P"]]:
+def _leading_vectors(
+    table: Float[Tensor, "V C"], rank: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "V P"], Float[Tensor, " P"]]:
     """Left singular vectors and singular values by subspace iteration (Halko, Martinsson, Tropp 2011)."""
     width = min(rank + 16, *table.shape)
     basis = torch.randn(table.shape[1], width, generator=generator).to(table)
@@ -150,7 +178,9 @@ def _usual(values: Int[Tensor, "N T"], size: int) -> Float[Tensor, " V"]:
     return (counts / counts.sum()).float()
 
 
-def _conditional(given: Tensor, values: Tensor, shape: tuple[int, int], usual: Tensor, smoothing: float) -> Float[Tensor, "H V"]:
+def _conditional(
+    given: Tensor, values: Tensor, shape: tuple[int, int], usual: Tensor, smoothing: float
+) -> Float[Tensor, "H V"]:
     """`p(value | given)` from counts, smoothed towards `usual`."""
     rows, columns = shape
     counts = torch.bincount((given * columns + values).flatten(), minlength=rows * columns).view(shape).float()

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """Inside, Ctrl-C sets `requested` instead of raising KeyboardInterrupt in the middle of an update; a second one raises at once.
+    """Inside, Ctrl-C sets `requested` and raises nothing in the middle of an update; a second one raises at once.
 
     Only the main thread receives signals; elsewhere, or if not `enabled`, nothing changes.
     """
@@ -20,7 +20,9 @@ class Interruption:
             self._before = signal.signal(signal.SIGINT, self._request)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._enabled:
             signal.signal(signal.SIGINT, self._before)
 

@@ -31,12 +31,16 @@ def kmeans(
     iterations: int = 20,
     points_per_cluster: int = 64,
 ) -> KMeans:
-    """Clusters of points: `argmin sum_n w_n |x_n - c_(label n)|^2`, to a local minimum (Lloyd 1982) from a k-means++ start (Arthur, Vassilvitskii 2007).
+    """Clusters of points: a local minimum of `sum_n w_n |x_n - c_(label n)|^2` (Lloyd 1982).
+
+    It starts from centres that k-means++ draws (Arthur, Vassilvitskii 2007).
 
     Args:
         weights: how much each point counts, at least 0.
-        iterations: at most; it ends when no label changes. A cluster that loses all its points moves to the point that is worst served.
-        points_per_cluster: centres are fitted on a random sample of this many points a cluster; all points are assigned in the end.
+        iterations: at most; it ends when no label changes. A cluster that loses all its points moves to the point
+            that is worst served.
+        points_per_cluster: centres are fitted on a random sample of this many points a cluster; all points are
+            assigned in the end.
 
     Raises:
         DataError, ShapeError, ParameterError: no points, NaN, weights that do not fit, fewer points than clusters.
@@ -44,7 +48,9 @@ def kmeans(
     _require(points, num_clusters, weights)
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     points = points if points.dtype == torch.float64 else points.float()
-    weights = torch.ones(len(points), dtype=points.dtype, device=points.device) if weights is None else weights.to(points)
+    weights = (
+        torch.ones(len(points), dtype=points.dtype, device=points.device) if weights is None else weights.to(points)
+    )
     sample = _subset(len(points), num_clusters * points_per_cluster, generator).to(points.device)
     x, w = points[sample], weights[sample]
     centres = _plus_plus(x, w, num_clusters, generator)
@@ -63,7 +69,9 @@ def _means(x: Tensor, w: Tensor, labels: Tensor, distances: Tensor, centres: Ten
     """Each cluster's mean; clusters without weight go to the points farthest from their own centres, one each."""
     total = w.new_zeros(len(centres)).index_add_(0, labels, w)
     sums = torch.zeros_like(centres).index_add_(0, labels, x * w.unsqueeze(-1))
-    means = torch.where((total > 0).unsqueeze(-1), sums / total.clamp_min(torch.finfo(w.dtype).tiny).unsqueeze(-1), centres)
+    means = torch.where(
+        (total > 0).unsqueeze(-1), sums / total.clamp_min(torch.finfo(w.dtype).tiny).unsqueeze(-1), centres
+    )
     empty = (total == 0).nonzero().squeeze(-1)
     worst = (w * distances).topk(min(len(empty), len(x))).indices
     means[empty[: len(worst)]] = x[worst]
@@ -81,7 +89,7 @@ def _nearest(x: Float[Tensor, "N P"], centres: Float[Tensor, "K P"]) -> tuple[In
 
 
 def _plus_plus(x: Tensor, w: Tensor, num_clusters: int, generator: torch.Generator) -> Float[Tensor, "K P"]:
-    """Centres drawn one after the other, each point with probability proportional to its weighted squared distance from those before."""
+    """Centres drawn one by one, with probability proportional to the weighted squared distance from those before."""
     among = _subset(len(x), num_clusters * _SEEDING_POINTS, generator).to(x.device)
     x, w = x[among], w[among]
     chosen = torch.empty(num_clusters, dtype=torch.long, device=x.device)

@@ -9,7 +9,6 @@ from torch import nn
 
 from pcircuits.circuit import Circuit
 from pcircuits.errors import DataError, ParameterError
-from pcircuits.learning.distributed import all_reduce
 from pcircuits.statistics import Statistics
 from pcircuits.types import Float, Tensor
 
@@ -32,7 +31,7 @@ class Score(NamedTuple):
 
 
 class Learner(ABC):
-    """Turns batches into parameter updates. Subclasses are dataclasses whose fields are settings; what a run changes is made in `begin`.
+    """Turns batches into updates. Subclasses are dataclasses of settings; what a run changes is made in `begin`.
 
     `fit` works on a copy, so one learner may serve several runs.
     """
@@ -47,14 +46,14 @@ class Learner(ABC):
     def update(self, batch: Batch) -> Score:
         """Learn from one batch; its loss is that of the parameters before the update."""
 
-    def end_epoch(self) -> None:
+    def end_epoch(self) -> None:  # noqa: B027 - most learners do nothing then
         """What is done once all batches were seen."""
 
     def state(self) -> dict[str, Tensor]:
         """All that an interrupted run needs beside the model's parameters."""
         return {}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - nor have a state
         """Go on from what `state` returned."""
 
 
@@ -66,16 +65,18 @@ class StatisticsLearner(Learner):
     def begin(self, model: nn.Module, objective: Objective | None) -> None:
         if objective is not None:
             raise ParameterError(
-                f"{self!r} learns from expected counts and cannot follow an `objective`: EM and anemone divide by flows, "
-                "which the coupled head's objective (7), like any difference of log likelihoods, makes negative; use learner='adam'"
+                f"{self!r} learns from expected counts and cannot follow an `objective`: EM and anemone divide by "
+                "flows that objective (7), like any difference of log likelihoods, makes negative; use learner='adam'"
             )
         if not isinstance(model, Circuit):
-            raise ParameterError(f"{self!r} needs a Circuit, whose expected counts it maximises; got {type(model).__name__}")
+            raise ParameterError(
+                f"{self!r} needs a Circuit, whose expected counts it maximises; got {type(model).__name__}"
+            )
         self.circuit = model
 
     def statistics(self, batch: Batch) -> Statistics:
-        """Expected counts of a batch, summed over the processes that take part."""
-        return all_reduce(self.circuit.statistics(batch.data, sample_weights=batch.weights))
+        """Expected counts of a batch."""
+        return self.circuit.statistics(batch.data, sample_weights=batch.weights)
 
 
 def score_of(statistics: Statistics) -> Score:
@@ -97,7 +98,9 @@ def mean_loss(model: nn.Module, objective: Objective | None, batch: Batch) -> tu
     if found.ndim == 0 and batch.weights is None:
         return found, 1.0
     if found.ndim == 0 or (batch.weights is not None and found.shape != batch.weights.shape):
-        raise ParameterError(f"weighted rows need an `objective` that returns a log likelihood for each, got shape {tuple(found.shape)}")
+        raise ParameterError(
+            f"weighted rows need an `objective` that returns a log likelihood for each, got shape {tuple(found.shape)}"
+        )
     weights = torch.ones_like(found) if batch.weights is None else batch.weights.to(found)
     total = weights.sum()
     if not total > 0:

@@ -22,7 +22,7 @@ from pcircuits.types import Tensor
 
 @dataclass(frozen=True)
 class Folder:
-    """Where checkpoints go, after how many batches, and what a run that goes on from them must have in common with this one."""
+    """Where checkpoints go, after how many batches, and the settings that a resumed run must share."""
 
     path: str | os.PathLike
     every: int | None
@@ -31,7 +31,7 @@ class Folder:
 
 @dataclass
 class Training:
-    """One run of `fit`. What changes: the model, what the learner holds, the cursor, the history and the best parameters."""
+    """One run of `fit`: what changes are the model, the learner, the cursor, the history and the best parameters."""
 
     model: nn.Module
     learner: Learner
@@ -94,13 +94,14 @@ class Training:
         self.cursor.batch += 1
 
     def _batches(self) -> Iterator[Batch | None]:
-        """The epoch's remaining batches. After an interruption, random numbers go on where they stopped, and the batches that were done are drawn as they were."""
-        now = checkpoints.random_state(self.device) if self.resumed_random is None else self.resumed_random
+        """The epoch's remaining batches; a resumed epoch skips and goes on with the random numbers that it had."""
         if self.resumed_random is None:
-            self.epoch_random = now
-        checkpoints.set_random_state(self.epoch_random, self.device)
+            self.epoch_random = checkpoints.random_state(self.device)
+        else:
+            checkpoints.set_random_state(self.epoch_random, self.device)
         remaining = self.source.batches(self.cursor.epoch, self.cursor.batch)
-        checkpoints.set_random_state(now, self.device)
+        if self.resumed_random is not None and self.cursor.batch > 0:
+            checkpoints.set_random_state(self.resumed_random, self.device)
         self.resumed_random = None
         return remaining
 
@@ -181,13 +182,17 @@ class Training:
         if interruption.requested:
             if not saved:
                 self.save()
-            raise KeyboardInterrupt("the run's state is in its checkpoint folder; the same call with resume=True goes on from it")
+            raise KeyboardInterrupt(
+                "the run's state is in its checkpoint folder; the same call with resume=True goes on from it"
+            )
 
     def _bar(self, progress: bool) -> tqdm:
         batches = self.source.num_batches
         done = 0 if batches is None else self.cursor.epoch * batches + self.cursor.batch
         total = None if batches is None else self.epochs * batches
-        return tqdm(total=total, initial=done, disable=not progress, desc=self.learner.name, unit="batch", mininterval=0.5)
+        return tqdm(
+            total=total, initial=done, disable=not progress, desc=self.learner.name, unit="batch", mininterval=0.5
+        )
 
 
 def _shown(epoch: Epoch) -> Mapping[str, str]:

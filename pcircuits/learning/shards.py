@@ -14,9 +14,10 @@ from pcircuits.types import Shaped, Tensor
 
 
 class TokenShards:
-    """Batches (B, D) from safetensors files that each hold rows (N_i, D) under one key; only one file is in memory at a time.
+    """Batches (B, D) from safetensors files that each hold rows (N_i, D) under one key; one is in memory at a time.
 
-    Files, and rows within a file, come in an order that the seed and the epoch decide; a batch does not cross files. Integers of any width arrive as int64.
+    Files, and rows within a file, come in an order that the seed and the epoch decide; a batch does not cross
+    files. Integers of any width arrive as int64.
 
     Args:
         paths: the files; their order does not matter.
@@ -24,7 +25,8 @@ class TokenShards:
         seed: of the order. None: files and rows as they are.
 
     Raises:
-        FormatError: a file that is missing, truncated, or lacks the key. DataError: no rows, or rows of unequal width.
+        FormatError: a file that is missing, truncated, or lacks the key. DataError: no rows, or rows of unequal
+            width.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class TokenShards:
         if bad := next((f"{path} has shape {shape}" for path, shape in shapes.items() if len(shape) != 2), None):
             raise DataError(f"shards must hold (rows, variables) under {key!r}; {bad}")
         if len({shape[1] for shape in shapes.values()}) > 1:
-            raise DataError(f"shards must have rows of one width, got {sorted({shape[1] for shape in shapes.values()})}")
+            raise DataError(
+                f"shards must have rows of one width, got {sorted({shape[1] for shape in shapes.values()})}"
+            )
         self.rows = {path: shape[0] for path, shape in shapes.items() if shape[0] > 0}
         if not self.rows:
             raise DataError(f"the {len(shapes)} shards hold no rows under {key!r}")
@@ -78,8 +82,10 @@ class TokenShards:
         return shard if shard.is_floating_point() else shard.long()
 
 
-def write_shards(folder: str | os.PathLike, parts: Iterable[Shaped[Tensor, "N D"]], *, key: str = "tokens") -> list[Path]:
-    """One safetensors file a part, `00000.safetensors` and on; their paths are what TokenShards reads."""
+def write_shards(
+    folder: str | os.PathLike, parts: Iterable[Tensor], *, key: str = "tokens"
+) -> list[Path]:
+    """One safetensors file a part (N_i, D), `00000.safetensors` and on; their paths are what TokenShards reads."""
     paths = []
     for number, part in enumerate(parts):
         paths.append(Path(folder) / f"{number:05d}.safetensors")

@@ -12,7 +12,7 @@ from pcircuits_diffusion.backbones import MaskedTransformer
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
 
-WINDOWS_A_DOCUMENT = 3
+WINDOWS_A_DOCUMENT = 2
 
 
 class Parts(NamedTuple):
@@ -46,10 +46,11 @@ def shipped_head(parts: Parts) -> CoupledHead:
 
 
 def held_out_windows(parts: Parts, documents: int, *, generator: torch.Generator) -> corpus.Windows:
-    """At most three windows of each of the first test documents that have any."""
+    """A few windows each of randomly chosen test documents, of those that have any."""
     texts = corpus.encode(parts.tokenizer, corpus.python_docs("test"))
-    long_enough = [text for text in texts if len(text) >= parts.window_length][:documents]
-    windows = corpus.windows(long_enough, parts.window_length, generator=generator)
+    order = torch.randperm(len(texts), generator=generator).tolist()
+    chosen = [texts[i] for i in order if len(texts[i]) >= parts.window_length][:documents]
+    windows = corpus.windows(chosen, parts.window_length, generator=generator)
     earlier = (windows.document[:, None] == windows.document).tril(-1).sum(1)
     kept = earlier < WINDOWS_A_DOCUMENT
     return corpus.Windows(windows.tokens[kept], windows.document[kept])

@@ -27,9 +27,10 @@ def controls(curves: MaskRatioCurves, name: str) -> str:
     """Whether backbone and circuit add up, at the mask count nearest to one half."""
     middle = min(range(len(curves.points)), key=lambda point: abs(curves.ratios[point] - 0.5))
     alone, backbone, coupled = (curves.mean(key)[middle] for key in (CONTROL, FACTORISED, name))
+    stronger = " The circuit alone is the better one of the two here." if alone < backbone else ""
     return (
         f"With {curves.points[middle]} of {curves.block_length} masked, in nats a token: circuit alone {alone:.2f}, "
-        f"backbone alone in one step {backbone:.2f}, both together {coupled:.2f}."
+        f"backbone alone in one step {backbone:.2f}, both together {coupled:.2f}.{stronger}"
     )
 
 
@@ -38,10 +39,10 @@ def steps(likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap, name: str)
     gains = likelihoods.gain(name, bootstrap)
     better = [f"{point}" for point, gain in zip(likelihoods.points, gains, strict=True) if gain.low > 0]
     worse = [f"{point}" for point, gain in zip(likelihoods.points, gains, strict=True) if gain.high < 0]
-    parts = [f"better at {_listed(better)} steps"] if better else []
-    parts += [f"worse at {_listed(worse)} steps"] if worse else []
+    parts = [f"better at T = {_listed(better)}"] if better else []
+    parts += [f"worse at T = {_listed(worse)}"] if worse else []
     undecided = len(gains) - len(better) - len(worse)
-    parts += [f"not told apart at {'the others' if parts else 'any step count'}"] if undecided else []
+    parts += [f"not told apart at {'the others' if parts else 'any T'}"] if undecided else []
     return f"Held-out text under the coupled model against the backbone alone: {'; '.join(parts)} (95% intervals)."
 
 

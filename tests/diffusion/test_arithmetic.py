@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import arithmetic, gsm8k
+from benchmarks import arithmetic_tables, gsm8k, samples
 from benchmarks.annotations import annotations, check
 from benchmarks.arithmetic_plot import plot_right
 from pcircuits_diffusion.evaluate import DocumentBootstrap
@@ -78,8 +78,8 @@ def test_published_solutions_are_right() -> None:
     assert sum(a.right for a in found) / len(found) > 0.999
 
 
-def cell(*texts: str) -> arithmetic.Cell:
-    return arithmetic.Cell([annotations(text) for text in texts], 0.5, 1.0)
+def cell(*texts: str) -> samples.Cell:
+    return samples.Cell([annotations(text) for text in texts], 0.5, 1.0)
 
 
 BOOTSTRAP = DocumentBootstrap(torch.arange(3), num_resamples=200, generator=torch.Generator().manual_seed(0))
@@ -88,7 +88,7 @@ COUPLED = cell("<<1+1=2>> <<1+1=2>>", "<<2*3=6>>", "<<1+2+3=7>>")
 
 
 def test_summary() -> None:
-    found = arithmetic.summary(COUPLED, {"1+1=2"}, BOOTSTRAP)
+    found = samples.summary(COUPLED, {"1+1=2"}, BOOTSTRAP)
     assert found["well_formed"] == (1.0, 1.0, 1.0)
     assert found["right"].estimate == pytest.approx(3 / 4)
     assert found["right_among_new"] == pytest.approx(1 / 2)
@@ -98,26 +98,26 @@ def test_summary() -> None:
 
 
 def test_gain_is_paired() -> None:
-    right = arithmetic.gain(COUPLED, BACKBONE, "right", BOOTSTRAP)
+    right = samples.gain(COUPLED, BACKBONE, "right", BOOTSTRAP)
     assert right.estimate == pytest.approx(3 / 4 - 1 / 3) and right.low <= right.estimate <= right.high
-    assert arithmetic.gain(COUPLED, COUPLED, "right", BOOTSTRAP) == (0.0, 0.0, 0.0)
+    assert samples.gain(COUPLED, COUPLED, "right", BOOTSTRAP) == (0.0, 0.0, 0.0)
 
 
 def test_samples_without_annotations_give_no_share() -> None:
-    found = arithmetic.summary(cell("", "", ""), set(), BOOTSTRAP)
+    found = samples.summary(cell("", "", ""), set(), BOOTSTRAP)
     assert math.isnan(found["right"].estimate) and found["annotations_a_sample"] == 0
     assert json.loads(dump(found))["right"] == {"estimate": None, "low": None, "high": None}
 
 
 def test_tables_and_figure() -> None:
-    published = arithmetic.summary(COUPLED, set(), BOOTSTRAP)
-    gains = {field: arithmetic.gain(COUPLED, BACKBONE, field, BOOTSTRAP) for field in ("well_formed", "right")}
+    published = samples.summary(COUPLED, set(), BOOTSTRAP)
+    gains = {field: samples.gain(COUPLED, BACKBONE, field, BOOTSTRAP) for field in ("well_formed", "right")}
     systems = {
-        name: arithmetic.summary(c, set(), BOOTSTRAP)
-        for name, c in zip(arithmetic.SYSTEMS, (BACKBONE, COUPLED), strict=True)
+        name: samples.summary(c, set(), BOOTSTRAP)
+        for name, c in zip(arithmetic_tables.SYSTEMS, (BACKBONE, COUPLED), strict=True)
     }
     rows = [{"rule": "random", "steps": steps, **systems, "gain": gains} for steps in (8, 4)]
-    lines = arithmetic.table(published, rows).splitlines()
+    lines = arithmetic_tables.table(published, rows).splitlines()
     assert len(lines) == 2 + 1 + 4 and "75.0%" in lines[2]
-    assert "+41.7" in arithmetic.gain_table(rows)
+    assert "+41.7" in arithmetic_tables.gain_table(rows)
     assert len(plot_right(rows, published).axes) == 1

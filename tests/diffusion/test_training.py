@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.learning import Adam, Anemone
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.logit_cache import LogitCache, cache_logits
@@ -139,12 +138,12 @@ def test_training_lowers_the_loss(windows: torch.Tensor, mask: torch.Tensor, cou
     head = CoupledHead(pc.HMM(2, VOCAB, LENGTH, seed=0), coupling=coupling, learn_exponents=coupling != "projected")
     cache = cache_logits(backbone, windows, mask)
     start = mean_nats(head, cache)
-    options = {"epochs": 4, "learner": Adam(lr=0.1), "masks_per_window": 2, "per_token": per_token}
+    options = {"epochs": 4, "learner": pc.Adam(lr=0.1), "masks_per_window": 2, "per_token": per_token}
     history = train_head(head, backbone, windows, valid=windows[:32], seed=0, progress=False, **options)
     assert mean_nats(head, cache) < start - 0.03
     assert history.initial_valid_loss is not None and history.valid_loss[-1] is not None
     assert history.valid_loss[-1] < history.initial_valid_loss
-    assert history.initial_valid_loss == pytest.approx(start if per_token else start * 2.5, rel=0.2)
+    assert history.initial_valid_loss == pytest.approx(start if per_token else 2.2 * start, rel=0.3)
     if coupling != "projected":
         assert (head.exponents != 1).any()
 
@@ -192,7 +191,7 @@ def test_an_interrupted_run_resumes_bit_by_bit(windows: torch.Tensor, tmp_path: 
     assert again == losses and all(tensor.equal(found[name]) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("learner", ["em", "minibatch_em", "anemone", Anemone()])
+@pytest.mark.parametrize("learner", ["em", "minibatch_em", "anemone", pc.Anemone()])
 def test_learners_that_divide_by_flows_are_refused(windows: torch.Tensor, learner: Any) -> None:
     COUNTING.clear()
     with pytest.raises(pc.ParameterError, match="difference of two log evidences"):
