@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=None, help="default: 256, reduced 64")
+    parser.add_argument("--problems", type=int, default=None, help="default: 208, reduced 64")
     parser.add_argument("--tokens", type=int, default=None, help="new tokens; default: 96, reduced 64")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=None, help="of each block; default: 32 16 8 4, reduced 8 4"
@@ -121,7 +121,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, default=trained.FOLDER)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
-    options.problems = options.problems or (64 if options.reduced else 256)
+    options.problems = options.problems or (64 if options.reduced else 208)
     options.tokens = options.tokens or (64 if options.reduced else 96)
     options.steps = options.steps or ([8, 4] if options.reduced else [32, 16, 8, 4])
     options.rules = options.rules or (["random"] if options.reduced else ["random", "low_confidence"])

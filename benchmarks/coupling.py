@@ -24,7 +24,6 @@ SHIPPED = "shipped head"
 def all_heads(shipped: CoupledHead) -> dict[str, CoupledHead]:
     """The shipped head, and every other coupling of its prior, with nothing but the prior trained."""
     others = {name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}
-    others["projected, 4 sweeps"] = CoupledHead(shipped.prior, sweeps=4)
     return {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
 
 
@@ -96,15 +95,15 @@ def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, folder: P
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--windows", type=int, default=None, help="default: 512, reduced 48")
-    parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 3, reduced 1")
+    parser.add_argument("--windows", type=int, default=None, help="default: 256, reduced 48")
+    parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 2, reduced 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--weights", type=Path, default=trained.FOLDER)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
-    options.windows = options.windows or (48 if options.reduced else 512)
-    options.orders = options.orders or (1 if options.reduced else 3)
+    options.windows = options.windows or (48 if options.reduced else 256)
+    options.orders = options.orders or (1 if options.reduced else 2)
     loaded = trained.load(options.weights)
     study, bootstrap = measure(loaded, options)
     show(study, bootstrap)

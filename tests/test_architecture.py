@@ -39,7 +39,6 @@ PLACES = {name: (line, column) for line, names in enumerate(ORDER) for column, n
 
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 CODE_LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}  # loading runs a file's code
-PUBLIC_MODULES = {"pcircuits"}  # what pcircuits_diffusion may import from, names in __all__ only
 NOT_IN_CORE = {"pcircuits_diffusion", "transformers", "huggingface_hub", "tokenizers"}
 
 
@@ -151,12 +150,19 @@ def test_diffusion_uses_only_public_names_of_the_core() -> None:
     assert not wrong, listed(wrong)
 
 
+def is_public(found: Import) -> bool:
+    """A name in `__all__` of the core, or of a module that is itself in `__all__` of the core."""
+    core, parts = importlib.import_module("pcircuits"), found.module.split(".")
+    if len(parts) > 2 or not set(parts[1:]) <= set(core.__all__):
+        return False
+    return found.name is None or found.name in importlib.import_module(found.module).__all__
+
+
 def private_imports(path: Path) -> Iterator[str]:
     for found in imports(path):
         if found.top != "pcircuits":
             continue
-        public = importlib.import_module(found.module).__all__ if found.module in PUBLIC_MODULES else None
-        if public is None or (found.name and found.name not in public):
+        if not is_public(found):
             yield f"{at(path, found.line)}: {'.'.join(filter(None, [found.module, found.name]))}"
 
 
