@@ -1,6 +1,6 @@
 """Probabilistic circuits on torch: exact evidence, marginals, samples and learning."""
 
-from pcircuits import learning, structures, types
+from pcircuits import files, learning, structures, types
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Bernoulli, Categorical, Gaussian, draw
 from pcircuits.errors import (
@@ -52,6 +52,7 @@ __all__ = [
     "StructureError",
     "check",
     "draw",
+    "files",
     "fit",
     "learning",
     "load",

@@ -159,9 +159,11 @@ class Circuit(nn.Module):
         return MPE(*(field[0] for field in self.condition(self._nothing()).mpe()))
 
     def statistics(
-        self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Float[Tensor, " B"] | None = None
+        self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Tensor | None = None
     ) -> Statistics:
         """Expected counts of every parameter given the evidence, summed over the batch: the E step of EM.
+
+        `sample_weights` (B,) says how often each row counts.
 
         Raises:
             EvidenceError: impossible evidence, naming the rows.

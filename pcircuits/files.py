@@ -15,6 +15,9 @@ from pcircuits.errors import FormatError
 from pcircuits.types import Tensor
 
 
+__all__ = ["TensorFile", "read_bytes", "read_safetensors", "write_atomically", "write_safetensors"]
+
+
 class TensorFile(NamedTuple):
     """What a safetensors file holds: named tensors on the CPU, and text by key."""
 

@@ -47,13 +47,13 @@ class HMM(Circuit):
     @classmethod
     def from_probs(
         cls,
-        initial: Float[Tensor, " H"],
-        transition: Float[Tensor, "H H"],
-        emission: Float[Tensor, "H V"],
+        initial: Tensor,
+        transition: Tensor,
+        emission: Tensor,
         *,
         length: int,
     ) -> "HMM":
-        """An HMM with these probabilities; rows sum to one, exact zeros stay zero under every learner.
+        """An HMM with these probabilities, (H,), (H, H) and (H, V); rows sum to one, exact zeros stay zero under every learner.
 
         Raises:
             ParameterError: shapes that do not fit, negative or NaN entries, or rows that do not sum to one within 1e-4.

@@ -32,6 +32,7 @@ ORDER = (
     ("evaluator",),
     ("statistics",),
     ("queries", "posterior", "circuit", "hmm"),
+    ("properties",),
     ("learning",),
     ("io", "interop", "plot", "testing"),
 )
@@ -160,9 +161,7 @@ def is_public(found: Import) -> bool:
 
 def private_imports(path: Path) -> Iterator[str]:
     for found in imports(path):
-        if found.top != "pcircuits":
-            continue
-        if not is_public(found):
+        if found.top == "pcircuits" and not is_public(found):
             yield f"{at(path, found.line)}: {'.'.join(filter(None, [found.module, found.name]))}"
 
 

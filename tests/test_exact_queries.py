@@ -40,8 +40,8 @@ DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bern
 def evaluate_in_log_space(plan, prepared, evidence, dtype) -> Evaluation:
     """What `evaluate` does where no row can be trusted: all rows once more in log space."""
     rows = torch.arange(evidence.batch_size)
-    exact = upward(plan, prepared, evidence, Log())._replace(rows=rows)
-    return Evaluation(upward(plan, prepared, evidence, Scaled(dtype)), exact)
+    exact = upward(plan, prepared, evidence, Log())
+    return Evaluation(upward(plan, prepared, evidence, Scaled(dtype)), exact, rows)
 
 
 @pytest.fixture

@@ -82,9 +82,7 @@ class TokenShards:
         return shard if shard.is_floating_point() else shard.long()
 
 
-def write_shards(
-    folder: str | os.PathLike, parts: Iterable[Tensor], *, key: str = "tokens"
-) -> list[Path]:
+def write_shards(folder: str | os.PathLike, parts: Iterable[Tensor], *, key: str = "tokens") -> list[Path]:
     """One safetensors file a part (N_i, D), `00000.safetensors` and on; their paths are what TokenShards reads."""
     paths = []
     for number, part in enumerate(parts):

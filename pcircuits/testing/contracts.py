@@ -63,17 +63,25 @@ def check_circuit(circuit: Circuit, *, seed: int = 0) -> None:
         if not circuit.condition(evidence).log_evidence.isneginf().any():
             _check_samples(circuit, evidence, seed)
             _check_learning(circuit, evidence)
-        if math.prod(family.num_categories or 1 for family in circuit.inputs) <= MOST_WORLDS and circuit.device.type == "cpu":
+        if (
+            math.prod(family.num_categories or 1 for family in circuit.inputs) <= MOST_WORLDS
+            and circuit.device.type == "cpu"
+        ):
             check_posterior(circuit, evidence, seed=seed)
 
 
 def check_input_family(family: InputFamily, *, num_units: int = 3, seed: int = 0) -> None:
     """An input family of your own does all that the library asks of it: alone, tied, and in a circuit beside itself."""
-    _require(hash(family) == hash(copy.deepcopy(family)) and family == copy.deepcopy(family), f"{family!r}: equal specifications must be equal and hash alike")
+    _require(
+        hash(family) == hash(copy.deepcopy(family)) and family == copy.deepcopy(family),
+        f"{family!r}: equal specifications must be equal and hash alike",
+    )
     json.dumps(family.to_json())
     tied = dict.fromkeys((0, 1), "tied")
     for ties in ({}, tied):
-        circuit = Circuit(factorized(2), family, num_units=num_units, layer="cp", seed=seed, dtype=torch.float64, input_ties=ties)
+        circuit = Circuit(
+            factorized(2), family, num_units=num_units, layer="cp", seed=seed, dtype=torch.float64, input_ties=ties
+        )
         _check_initial(circuit, num_units)
         _check_values(circuit, family)
         _check_units(circuit, family, num_units)
@@ -83,7 +91,10 @@ def check_input_family(family: InputFamily, *, num_units: int = 3, seed: int = 0
 def _check_initial(circuit: Circuit, num_units: int) -> None:
     for group in circuit.groups.values():
         for name, value in group.named_parameters():
-            _require(value.shape[1] == num_units or not hasattr(group, "family"), f"parameter {name} must have leading axes (G, K), got {tuple(value.shape)}")
+            _require(
+                value.shape[1] == num_units or not hasattr(group, "family"),
+                f"parameter {name} must have leading axes (G, K), got {tuple(value.shape)}",
+            )
 
 
 def _check_values(circuit: Circuit, family: InputFamily) -> None:
@@ -96,9 +107,15 @@ def _check_values(circuit: Circuit, family: InputFamily) -> None:
     v, scale = family.scaled_values(prepared, row, given)
     _same_log("scaled_values", (v[0].double().log() + scale[0].unsqueeze(-1)), log_values, circuit)
     total = log_values.exp().sum(0) if family.num_categories else torch.trapezoid(log_values.exp(), x, dim=0)
-    _require(bool((total - 1).abs().max() < 1e-3), f"{family!r}: each unit's probabilities must add up to one, got {total.tolist()}")
+    _require(
+        bool((total - 1).abs().max() < 1e-3),
+        f"{family!r}: each unit's probabilities must add up to one, got {total.tolist()}",
+    )
     free = family.log_values(prepared, row, Evidence.nothing(1, 1).of_variables((0,)), False)
-    _require(bool(free.abs().max() < 1e-6), f"{family!r}: a missing variable's units must have log value 0, got {free.tolist()}")
+    _require(
+        bool(free.abs().max() < 1e-6),
+        f"{family!r}: a missing variable's units must have log value 0, got {free.tolist()}",
+    )
 
 
 def _grid(circuit: Circuit) -> Float[Tensor, " E"]:
@@ -110,14 +127,23 @@ def _grid(circuit: Circuit) -> Float[Tensor, " E"]:
 def _check_units(circuit: Circuit, family: InputFamily, num_units: int) -> None:
     (group,) = {name for name, g in circuit.groups.items() if hasattr(g, "family")}
     overlap = family.overlap(circuit.prepared()[group], torch.zeros(1, dtype=torch.long))
-    _require(overlap.shape == (1, num_units, num_units), f"{family!r}: overlap must have shape (F, K, K), got {tuple(overlap.shape)}")
-    _require(bool(overlap[0].diagonal().all()) and bool((overlap == overlap.mT).all()), f"{family!r}: overlap must be symmetric, True on its diagonal")
+    _require(
+        overlap.shape == (1, num_units, num_units),
+        f"{family!r}: overlap must have shape (F, K, K), got {tuple(overlap.shape)}",
+    )
+    _require(
+        bool(overlap[0].diagonal().all()) and bool((overlap == overlap.mT).all()),
+        f"{family!r}: overlap must be symmetric, True on its diagonal",
+    )
 
 
 def _check_batch(circuit: Circuit, evidence: Evidence) -> None:
     """A row alone equals that row in its batch."""
     together = circuit.condition(evidence).log_evidence
-    alone = [circuit.condition(evidence.rows(torch.tensor([row], device=circuit.device))).log_evidence for row in range(evidence.batch_size)]
+    alone = [
+        circuit.condition(evidence.rows(torch.tensor([row], device=circuit.device))).log_evidence
+        for row in range(evidence.batch_size)
+    ]
     _same_log("log_evidence of a row alone", torch.cat(alone), together, circuit)
 
 
@@ -130,7 +156,10 @@ def _check_refinement(circuit: Circuit, evidence: Evidence) -> None:
         observed = evidence.observed.clone()
         observed[:, variable] = False
         fewer = circuit.condition(Evidence(evidence.values, observed=observed)).log_evidence
-        _require(bool((fewer >= full - _slack(full, circuit)).all()), f"forgetting variable {variable} lowered the log evidence from {full} to {fewer}")
+        _require(
+            bool((fewer >= full - _slack(full, circuit)).all()),
+            f"forgetting variable {variable} lowered the log evidence from {full} to {fewer}",
+        )
 
 
 def _check_weights(circuit: Circuit, evidence: Evidence) -> None:
@@ -164,12 +193,25 @@ def _check_samples(circuit: Circuit, evidence: Evidence, seed: int) -> None:
     _require(not bool(scores.isneginf().any()), "samples must be possible under the evidence")
     best = posterior.mpe()
     _require(_keeps(best.values, evidence), "the most probable explanation must keep the observed values")
-    _same_log("log_prob of the MPE", best.log_prob, posterior.log_prob(best.values), circuit, posterior.log_evidence.abs())
-    beaten = best.exact & (scores.amax(0) > best.log_prob + _slack(best.log_prob, circuit, posterior.log_evidence.abs()))
-    _require(not bool(beaten.any()), f"samples beat a most probable explanation that claims to be exact, in rows {beaten.nonzero().flatten().tolist()}")
-    if math.prod(family.num_categories or 1 for family in circuit.inputs) <= MOST_WORLDS and circuit.device.type == "cpu":
+    _same_log(
+        "log_prob of the MPE", best.log_prob, posterior.log_prob(best.values), circuit, posterior.log_evidence.abs()
+    )
+    beaten = best.exact & (
+        scores.amax(0) > best.log_prob + _slack(best.log_prob, circuit, posterior.log_evidence.abs())
+    )
+    _require(
+        not bool(beaten.any()),
+        f"samples beat a most probable explanation that claims to be exact, in rows {beaten.nonzero().flatten().tolist()}",
+    )
+    if (
+        math.prod(family.num_categories or 1 for family in circuit.inputs) <= MOST_WORLDS
+        and circuit.device.type == "cpu"
+    ):
         single, pair = sample_p_values(samples, Enumeration(circuit, evidence))
-        _require(min(single, pair) > LEAST_P_VALUE, f"samples do not fit the exact marginals (p={single:.1e}) and pairs (p={pair:.1e})")
+        _require(
+            min(single, pair) > LEAST_P_VALUE,
+            f"samples do not fit the exact marginals (p={single:.1e}) and pairs (p={pair:.1e})",
+        )
 
 
 def _check_learning(circuit: Circuit, evidence: Evidence) -> None:
@@ -180,7 +222,10 @@ def _check_learning(circuit: Circuit, evidence: Evidence) -> None:
     with torch.no_grad():
         after = learner.condition(evidence).log_evidence.sum()
     before = statistics.log_likelihood
-    _require(bool(after >= before - 10 * _slack(before, circuit)), f"an EM step lowered the log likelihood from {before.item()} to {after.item()}")
+    _require(
+        bool(after >= before - 10 * _slack(before, circuit)),
+        f"an EM step lowered the log likelihood from {before.item()} to {after.item()}",
+    )
     nothing = learner.condition(Evidence.nothing(1, circuit.num_variables, circuit.device)).log_evidence
     _same_log("log_evidence of no evidence after an EM step", nothing, torch.zeros_like(nothing), circuit)
 
@@ -199,9 +244,19 @@ def _multiplies(circuit: Circuit, posterior: Posterior, x: Shaped[Tensor, "B D"]
     """`p(x | e) = p(x_chosen | e) p(x_rest | x_chosen, e)`."""
     evidence = posterior.evidence
     first = posterior.log_prob(x, variables=chosen)
-    refined = Evidence(torch.where(chosen, x, evidence.values.to(x.dtype)), observed=evidence.observed | chosen, log_weights=evidence.log_weights)
+    refined = Evidence(
+        torch.where(chosen, x, evidence.values.to(x.dtype)),
+        observed=evidence.observed | chosen,
+        log_weights=evidence.log_weights,
+    )
     scale = posterior.log_evidence.abs()
-    _same_log("conditioning in two steps", first + circuit.condition(refined).log_prob(x), posterior.log_prob(x), circuit, scale)
+    _same_log(
+        "conditioning in two steps",
+        first + circuit.condition(refined).log_prob(x),
+        posterior.log_prob(x),
+        circuit,
+        scale,
+    )
 
 
 def _check_mpe(posterior: Posterior, oracle: Enumeration, scale: Tensor) -> None:
@@ -213,9 +268,15 @@ def _check_mpe(posterior: Posterior, oracle: Enumeration, scale: Tensor) -> None
     except StructureError:  # a free continuous variable
         return
     slack = _slack(best, circuit, scale)
-    _require(bool((found.log_prob <= best + slack).all()), f"the MPE {found.log_prob.tolist()} is above the maximum {best.tolist()}")
+    _require(
+        bool((found.log_prob <= best + slack).all()),
+        f"the MPE {found.log_prob.tolist()} is above the maximum {best.tolist()}",
+    )
     wrong = found.exact & (found.log_prob < best - slack)
-    _require(not bool(wrong.any()), f"the MPE claims to be exact but misses the maximum in rows {wrong.nonzero().flatten().tolist()}")
+    _require(
+        not bool(wrong.any()),
+        f"the MPE claims to be exact but misses the maximum in rows {wrong.nonzero().flatten().tolist()}",
+    )
 
 
 def _same_log(what: str, got: Tensor, want: Tensor, circuit: Circuit, scale: Tensor | float = 0.0) -> None:
@@ -231,14 +292,22 @@ def _slack(want: Tensor, circuit: Circuit, scale: Tensor | float = 0.0) -> Tenso
 
 
 def _same_marginals(got: Tensor | list, want: Tensor | list, circuit: Circuit) -> None:
-    _require(isinstance(got, Tensor) == isinstance(want, Tensor), f"marginals must be a {type(want).__name__}, got a {type(got).__name__}")
+    _require(
+        isinstance(got, Tensor) == isinstance(want, Tensor),
+        f"marginals must be a {type(want).__name__}, got a {type(got).__name__}",
+    )
     for variable, (mine, theirs) in enumerate(zip(_per_variable(got), _per_variable(want), strict=True)):
         pairs = zip(mine, theirs, strict=True) if isinstance(mine, Moments) else [(mine, theirs)]
         scale = 10 * max(1.0, float(theirs.mean.square().max())) if isinstance(theirs, Moments) else 1.0
         for a, b in pairs:
-            _require(a.shape == b.shape, f"marginal of variable {variable}: got shape {tuple(a.shape)}, but it should be {tuple(b.shape)}")
+            _require(
+                a.shape == b.shape,
+                f"marginal of variable {variable}: got shape {tuple(a.shape)}, but it should be {tuple(b.shape)}",
+            )
             close = (a.double() - b).abs() <= scale * TOLERANCE[circuit.dtype]
-            _require(bool(close.all()), f"marginal of variable {variable}: got {a.tolist()}, but it should be {b.tolist()}")
+            _require(
+                bool(close.all()), f"marginal of variable {variable}: got {a.tolist()}, but it should be {b.tolist()}"
+            )
 
 
 def _per_variable(marginals: Tensor | list) -> list:
@@ -263,7 +332,11 @@ def _keeps(values: Shaped[Tensor, "... B D"], evidence: Evidence) -> bool:
 
 def _to(evidence: Evidence, device: torch.device) -> Evidence:
     weights = evidence.log_weights
-    return Evidence(evidence.values.to(device), observed=evidence.observed.to(device), log_weights=None if weights is None else weights.to(device))
+    return Evidence(
+        evidence.values.to(device),
+        observed=evidence.observed.to(device),
+        log_weights=None if weights is None else weights.to(device),
+    )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -62,7 +62,9 @@ class Enumeration:
     def pair(self, first: int, second: int) -> Float[Tensor, "B V V"]:
         """`p(X_first, X_second | evidence)`."""
         index = self.worlds[:, first] * self.cells(second) + self.worlds[:, second]
-        return self._cell_sums(index, self.cells(first) * self.cells(second)).unflatten(-1, (self.cells(first), self.cells(second)))
+        return self._cell_sums(index, self.cells(first) * self.cells(second)).unflatten(
+            -1, (self.cells(first), self.cells(second))
+        )
 
     def marginals(self) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
         """As `Posterior.marginals`."""
@@ -94,9 +96,13 @@ class Enumeration:
         """
         continuous = torch.tensor([not family.is_discrete for family in self.circuit.inputs])
         if (continuous & ~self.evidence.observed).any():
-            raise StructureError("the most probable explanation is enumerated only where all continuous variables are observed")
+            raise StructureError(
+                "the most probable explanation is enumerated only where all continuous variables are observed"
+            )
         best = self.log_joint.max(-1)
-        values = torch.where(self.evidence.observed, self.evidence.values, self.worlds[best.indices].to(self.evidence.values.dtype))
+        values = torch.where(
+            self.evidence.observed, self.evidence.values, self.worlds[best.indices].to(self.evidence.values.dtype)
+        )
         return values, best.values - self.log_evidence
 
     def log_prob(self, x: Shaped[Tensor, "... B D"]) -> Float[Tensor, "... B"]:
@@ -115,7 +121,9 @@ class Enumeration:
         if family.is_discrete:
             return log_table(family, parameters).mT[self.worlds[:, node.variable]].unsqueeze(0)
         observed = self.evidence.observed[:, node.variable]
-        density = log_density(family, parameters, torch.where(observed, self.evidence.values[:, node.variable], 0.0).double())
+        density = log_density(
+            family, parameters, torch.where(observed, self.evidence.values[:, node.variable], 0.0).double()
+        )
         mass = self._interval_log_mass(node.variable, parameters)[self.worlds[:, node.variable]]
         return torch.where(observed.view(-1, 1, 1), density.unsqueeze(1), mass.unsqueeze(0))
 
@@ -134,7 +142,9 @@ class Enumeration:
         for variable, family in enumerate(self.circuit.inputs):
             observed, values = self.evidence.observed[:, variable], self.evidence.values[:, variable]
             if not family.is_discrete:
-                values = torch.bucketize(torch.where(observed, values, 0.0).double(), self.edges.get(variable, torch.zeros(0)).double())
+                values = torch.bucketize(
+                    torch.where(observed, values, 0.0).double(), self.edges.get(variable, torch.zeros(0)).double()
+                )
             cell = cells[:, variable]
             hard = torch.where(cell == values.unsqueeze(-1), 0.0, -torch.inf).double()
             soft = torch.zeros_like(hard)

@@ -21,7 +21,18 @@ INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
 EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "impossible")
 
-__all__ = ["EVIDENCE", "INPUTS", "LAYERS", "STRUCTURES", "WEIGHTS", "example_circuit", "example_evidence", "example_graph", "has_kind", "reshape_weights"]
+__all__ = [
+    "EVIDENCE",
+    "INPUTS",
+    "LAYERS",
+    "STRUCTURES",
+    "WEIGHTS",
+    "example_circuit",
+    "example_evidence",
+    "example_graph",
+    "has_kind",
+    "reshape_weights",
+]
 
 
 def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGraph:
@@ -33,8 +44,12 @@ def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGr
     builders: dict[str, Callable[[], RegionGraph]] = {
         "chain": lambda: structures.chain(num_variables),
         "hmm": lambda: structures.chain(num_variables),
-        "binary_tree": lambda: structures.binary_tree(num_variables, random.Random(seed).sample(range(num_variables), num_variables)),
-        "rat": lambda: structures.rat(num_variables, min(2, num_variables.bit_length() - 1), num_repetitions=2 + seed % 2, seed=seed),
+        "binary_tree": lambda: structures.binary_tree(
+            num_variables, random.Random(seed).sample(range(num_variables), num_variables)
+        ),
+        "rat": lambda: structures.rat(
+            num_variables, min(2, num_variables.bit_length() - 1), num_repetitions=2 + seed % 2, seed=seed
+        ),
         "chow_liu": lambda: structures.chow_liu(data, num_categories=3),
         "hclt": lambda: structures.hclt(data),
         "factorized": lambda: structures.factorized(num_variables),
@@ -75,7 +90,9 @@ def example_circuit(
         circuit: Circuit = HMM(units, 3, num_variables, seed=seed, dtype=dtype)
     else:
         ties = _chain_ties(graph, families) if structure == "hmm" else ({}, {})
-        circuit = Circuit(graph, families, num_units=units, layer=layer, seed=seed, dtype=dtype, sum_ties=ties[0], input_ties=ties[1])
+        circuit = Circuit(
+            graph, families, num_units=units, layer=layer, seed=seed, dtype=dtype, sum_ties=ties[0], input_ties=ties[1]
+        )
     reshape_weights(circuit, weights, seed)
     return circuit
 
@@ -130,7 +147,11 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
 
 def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
     """Whether evidence is of the kind that it was drawn for; tests assert it, so that a strategy that misses its case fails."""
-    observed, soft, excluded = evidence.observed, torch.zeros_like(evidence.observed), torch.zeros_like(evidence.observed)
+    observed, soft, excluded = (
+        evidence.observed,
+        torch.zeros_like(evidence.observed),
+        torch.zeros_like(evidence.observed),
+    )
     widest = 0.0
     if evidence.log_weights is not None:
         for variable, family in enumerate(circuit.inputs):
@@ -141,7 +162,10 @@ def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
         widest = float((finite.amax(-1) - finite.amin(-1)).max()) if soft.any() else 0.0
     zeros = evidence.log_weights is not None and bool(evidence.log_weights[soft].isneginf().any())
     missing = ~observed & ~soft
-    far = any(not f.is_discrete and bool((evidence.values[:, v].abs() > 20)[observed[:, v]].any()) for v, f in enumerate(circuit.inputs))
+    far = any(
+        not f.is_discrete and bool((evidence.values[:, v].abs() > 20)[observed[:, v]].any())
+        for v, f in enumerate(circuit.inputs)
+    )
     return {
         "observed": bool(observed.all()),
         "missing": bool(missing.all()),
@@ -191,7 +215,9 @@ def _example_weights(circuit: Circuit, soft: torch.Tensor, spread: float, genera
     for variable, family in enumerate(circuit.inputs):
         usable = log_weights[:, variable, : family.num_categories or width]
         least, most = usable.argmin(-1, keepdim=True), usable.argmax(-1, keepdim=True)
-        excluded[:, variable].scatter_(-1, least, excluded[:, variable].gather(-1, least) | (soft[:, variable].cumsum(0) == 1).unsqueeze(-1))
+        excluded[:, variable].scatter_(
+            -1, least, excluded[:, variable].gather(-1, least) | (soft[:, variable].cumsum(0) == 1).unsqueeze(-1)
+        )
         excluded[:, variable].scatter_(-1, most, False)
     return log_weights.masked_fill(excluded, -torch.inf).masked_fill(~soft.unsqueeze(-1), 0.0)
 
@@ -201,7 +227,11 @@ def _chain_ties(graph: RegionGraph, families: Sequence[InputFamily]) -> tuple[di
     inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
     arity = {i: len(graph.regions[i].partitions[0].children) for i in inner}
     sums = {i: "initial" if i == graph.root else f"transition_{arity[i]}" for i in inner}
-    inputs = {i: f"emission_{families[region.variable]!r}" for i, region in enumerate(graph.regions) if region.variable is not None}
+    inputs = {
+        i: f"emission_{families[region.variable]!r}"
+        for i, region in enumerate(graph.regions)
+        if region.variable is not None
+    }
     return sums, {i: "".join(c if c.isalnum() else "_" for c in name) for i, name in inputs.items()}
 
 

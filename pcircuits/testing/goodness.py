@@ -29,7 +29,11 @@ def sample_p_values(samples: Shaped[Tensor, "N B D"], oracle: Enumeration) -> tu
     """The least p-value of all marginals, and of all pairs of variables, times the number of tests of its kind (Bonferroni)."""
     cells = _cells(samples, oracle)
     batch, dim = cells.shape[1:]
-    singles = [p_value(_histogram(cells[:, b, i], oracle.cells(i)), oracle.marginal(i)[b]) for b in range(batch) for i in range(dim)]
+    singles = [
+        p_value(_histogram(cells[:, b, i], oracle.cells(i)), oracle.marginal(i)[b])
+        for b in range(batch)
+        for i in range(dim)
+    ]
     pairs = []
     for i in range(dim):
         for j in range(i + 1, dim):

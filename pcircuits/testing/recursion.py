@@ -34,7 +34,9 @@ def log_root(circuit: Circuit, leaf: Leaf) -> Float[Tensor, "..."]:
     values: list[Tensor] = []
     nodes = unfold(circuit)
     for node in nodes:
-        values.append(leaf(node) if node.kind == "input" else _node_value(circuit, node, [values[c] for c in node.children]))
+        values.append(
+            leaf(node) if node.kind == "input" else _node_value(circuit, node, [values[c] for c in node.children])
+        )
     return values[-1].squeeze(-1)
 
 
@@ -102,20 +104,33 @@ class _Reader:
                 self._partition([place[c] for c in partition.children], units, _named(tie, f"_{n}" if n else ""))
                 for n, partition in enumerate(region.partitions)
             ]
-            place[index] = parts[0] if len(parts) == 1 else self._add("mixing", tuple(parts), units, len(parts), True, _named(tie, "_mixing"))
+            place[index] = (
+                parts[0]
+                if len(parts) == 1
+                else self._add("mixing", tuple(parts), units, len(parts), True, _named(tie, "_mixing"))
+            )
         if self.drafts[-1].num_units != 1:
             self._sum(len(self.drafts) - 1, 1, None)
 
     def nodes(self) -> list[Node]:
         folds: dict[tuple[Any, ...], list[int]] = {}
         for index, d in enumerate(self.drafts):
-            folds.setdefault((d.depth, d.kind, len(d.children), d.num_units, d.width, d.has_sum, d.tie or "", d.family), []).append(index)
+            folds.setdefault(
+                (d.depth, d.kind, len(d.children), d.num_units, d.width, d.has_sum, d.tie or "", d.family), []
+            ).append(index)
         found: dict[int, Node] = {}
         for level, members in enumerate(sorted(folds.values(), key=lambda m: (self.drafts[m[0]].depth, m[0]))):
             for row, index in enumerate(members):
                 d = self.drafts[index]
                 name = d.tie or (f"input_{level}" if d.kind == "input" else f"sum_{level}")
-                found[index] = Node(d.kind, d.children, d.num_units, d.variable, name if d.has_sum or d.kind == "input" else None, 0 if d.tie else row)
+                found[index] = Node(
+                    d.kind,
+                    d.children,
+                    d.num_units,
+                    d.variable,
+                    name if d.has_sum or d.kind == "input" else None,
+                    0 if d.tie else row,
+                )
         return [found[index] for index in range(len(self.drafts))]
 
     def _partition(self, children: list[int], units: int, tie: str | None) -> int:
@@ -133,7 +148,9 @@ class _Reader:
         return self._add("hadamard", (child,), units, self.drafts[child].num_units, True, tie)
 
     def _input(self, variable: int, tie: str | None) -> int:
-        self.drafts.append(_Draft("input", (), self.circuit.num_units, 0, False, tie, self.circuit.inputs[variable], variable, 0))
+        self.drafts.append(
+            _Draft("input", (), self.circuit.num_units, 0, False, tie, self.circuit.inputs[variable], variable, 0)
+        )
         return len(self.drafts) - 1
 
     def _add(self, kind: str, children: tuple[int, ...], units: int, width: int, has_sum: bool, tie: str | None) -> int:

@@ -22,7 +22,9 @@ from pcircuits.testing.examples import (
 try:
     from hypothesis import strategies as st
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("pcircuits.testing needs hypothesis: pip install 'pcircuits[dev]', or hypothesis alone") from error
+    raise ModuleNotFoundError(
+        "pcircuits.testing needs hypothesis: pip install 'pcircuits[dev]', or hypothesis alone"
+    ) from error
 
 SEEDS = st.integers(0, 2**16)
 

@@ -451,10 +451,22 @@ def test_a_last_block_that_reaches_beyond_is_summed_out(sampling: str) -> None:
     backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
     law = block_law(head, backbone).view([VOCAB] * LENGTH).sum(-1).flatten()
     drawn = CoupledDiffusion(backbone, head).generate(
-        START.expand(SAMPLES, 1), max_new_tokens=LENGTH - 1, steps=1, sampling=sampling, generator=generator()
+        START.expand(SAMPLES, 1),
+        max_new_tokens=LENGTH - 1,
+        steps=1,
+        sampling=sampling,
+        remasking="random",
+        generator=generator(),
     )
-    assert drawn.tokens.shape == (SAMPLES, LENGTH - 1)
+    assert drawn.tokens.shape == (SAMPLES, LENGTH - 1) and not (drawn.tokens == MASK).any()
     assert min(p_values(drawn.tokens, law).values()) > 1e-3
+
+
+def test_a_last_block_spends_steps_on_what_is_asked_for() -> None:
+    steps = CoupledDiffusion(table_backbone(), CoupledHead(hmm())).steps(
+        START, max_new_tokens=LENGTH + 1, steps=4, generator=generator()
+    )
+    assert [int(step.committed.sum()) for step in steps] == [2, 2, 1]
 
 
 def test_a_long_prompt_slides_out_of_the_context() -> None:

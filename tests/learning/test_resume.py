@@ -13,7 +13,7 @@ import pcircuits as pc
 from pcircuits import learning
 from tests.learning.small_models import LEARNERS, fit, hmm, names, same, sequences, state
 
-BATCHES, EPOCHS = 3, 4
+BATCHES, EPOCHS = 3, 3
 
 
 class Killed(Exception):
@@ -53,7 +53,7 @@ def assert_same_run(a: tuple[dict, learning.History], b: tuple[dict, learning.Hi
     assert (a[1].best_epoch, a[1].initial_valid_loss) == (b[1].best_epoch, b[1].initial_valid_loss)
 
 
-@pytest.mark.parametrize("update", [0, 1, BATCHES - 1, BATCHES + 1])
+@pytest.mark.parametrize("update", [0, BATCHES - 1, BATCHES + 1])
 @pytest.mark.parametrize("learner", LEARNERS, ids=names)
 def test_ctrl_c_saves_after_the_batch(
     learner: learning.Learner, update: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -74,9 +74,9 @@ def test_ctrl_c_saves_after_the_batch(
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     learner: learning.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed twice, in the middle of epochs, two batches after the last checkpoint."""
+    """Killed twice, in the middle of epochs, after the last checkpoint."""
     whole = run(learner)
-    for update in (BATCHES + 2, 4):
+    for update in (BATCHES + 1, 2):
         with monkeypatch.context() as patch:
             interrupt(patch, learner, update, kill)
             with pytest.raises(Killed):
