@@ -84,6 +84,6 @@ def test_gradients_through_rows_in_log_space_are_finite_and_right() -> None:
         length=4,
     )
     score = hmm.log_prob(torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]))
-    assert float(score[0]) == pytest.approx(4 * torch.tensor(1e-30).double().log().item(), rel=1e-6)
+    assert score[0].item() == pytest.approx(4 * torch.tensor(1e-30).double().log().item(), rel=1e-6)
     score.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in hmm.parameters())
