@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from pcircuits.errors import FormatError
 from pcircuits.types import Tensor
 
-
 __all__ = ["TensorFile", "read_bytes", "read_safetensors", "write_atomically", "write_safetensors"]
 
 

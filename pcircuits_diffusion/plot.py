@@ -205,7 +205,9 @@ def _heading(axes: "Axes", title: str, subtitle: str) -> None:
 
 def _sizes(curves: Curves, bootstrap: DocumentBootstrap) -> str:
     orders = next(iter(curves.nats.values())).shape[0]
-    return f"{len(curves.documents)} windows of {bootstrap.num_documents} held-out documents, {orders} random orders"
+    plural = "" if orders == 1 else "s"
+    documents = f"{bootstrap.num_documents} held-out documents"
+    return f"{len(curves.documents)} windows of {documents}, {orders} random order{plural}"
 
 
 def _clean(axes: "Axes") -> None:

@@ -89,8 +89,8 @@ def _decode(source: Path) -> dict[str, Any]:
         raise FormatError(f"{error}; load needs a folder that save wrote") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{source} is not whole JSON: {error}; copy the folder again") from error
-    kind = stored.get("format") if isinstance(stored, dict) else stored
-    if kind != FORMAT:
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        kind = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
         raise FormatError(f"{source} holds {kind!r:.80}, expected {FORMAT!r}; load needs a folder that save wrote")
     version = stored.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:

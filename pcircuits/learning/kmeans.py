@@ -51,13 +51,14 @@ def kmeans(
     weights = (
         torch.ones(len(points), dtype=points.dtype, device=points.device) if weights is None else weights.to(points)
     )
-    sample = _subset(len(points), num_clusters * points_per_cluster, generator).to(points.device)
+    counted = weights.nonzero().squeeze(-1)
+    sample = counted[_subset(len(counted), num_clusters * points_per_cluster, generator).to(points.device)]
     x, w = points[sample], weights[sample]
     centres = _plus_plus(x, w, num_clusters, generator)
     labels = torch.full((len(x),), -1, device=x.device)
     for _ in range(iterations):
         found, distances = _nearest(x, centres)
-        if torch.equal(found, labels):
+        if torch.equal(found, labels) and len(found.unique()) == num_clusters:
             break
         labels = found
         centres = _means(x, w, labels, distances, centres)

@@ -120,4 +120,4 @@ def test_tables_and_figure() -> None:
     lines = arithmetic_tables.table(published, rows).splitlines()
     assert len(lines) == 2 + 1 + 4 and "75.0%" in lines[2]
     assert "+41.7" in arithmetic_tables.gain_table(rows)
-    assert len(plot_right(rows, published).axes) == 1
+    assert len(plot_right(rows, published).axes) == 2
