@@ -1,4 +1,5 @@
-"""Makes the head of a trained backbone: an HMM from clusters of its hidden states, EM on the training text, optionally objective (7).
+"""Makes the head of a trained backbone: an HMM from clusters of its hidden states, EM on the training text, optionally
+objective (7).
 
 python -m benchmarks.train_head --corpus gsm8k --backbone benchmarks/weights --out benchmarks/weights/head
 """

@@ -53,7 +53,8 @@ class HMM(Circuit):
         *,
         length: int,
     ) -> "HMM":
-        """An HMM with these probabilities, (H,), (H, H) and (H, V); rows sum to one, exact zeros stay zero under every learner.
+        """An HMM with these probabilities, (H,), (H, H) and (H, V); rows sum to one, exact zeros stay zero under every
+        learner.
 
         Raises:
             ParameterError: shapes that do not fit, negative or NaN entries, or rows that do not sum to one within 1e-4.

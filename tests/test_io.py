@@ -1,4 +1,6 @@
-"""Files: what is saved comes back bit by bit, and a damaged file is a clear error or a valid circuit, never anything else."""
+"""Files: what is saved comes back bit by bit, and a damaged file is a clear error or a valid circuit, never anything
+else.
+"""
 
 import json
 from pathlib import Path

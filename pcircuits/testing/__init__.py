@@ -1,4 +1,6 @@
-"""For tests, ours and yours: an oracle by enumeration, hypothesis strategies, and checks that any circuit or input family must pass."""
+"""For tests, ours and yours: an oracle by enumeration, hypothesis strategies, and checks that any circuit or input
+family must pass.
+"""
 
 from pcircuits.testing.contracts import check_circuit, check_input_family, check_posterior
 from pcircuits.testing.enumeration import Enumeration, worlds

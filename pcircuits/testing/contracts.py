@@ -1,4 +1,6 @@
-"""What every circuit, posterior and input family must satisfy. Each check raises AssertionError with the first fault it finds."""
+"""What every circuit, posterior and input family must satisfy. Each check raises AssertionError with the first fault
+it finds.
+"""
 
 import copy
 import json
@@ -23,9 +25,11 @@ LEAST_P_VALUE = 1e-6
 
 
 def check_posterior(circuit: Circuit, evidence: Evidence, *, seed: int = 0) -> None:
-    """All queries of `circuit.condition(evidence)` equal enumeration, to 1e-5 max(1, |log p|) in float32 and 1e-10 in float64.
+    """All queries of `circuit.condition(evidence)` equal enumeration, to 1e-5 max(1, |log p|) in float32 and 1e-10 in
+    float64.
 
-    Circuits of at most 4,096 worlds. Rows of impossible evidence must give `-inf` and EvidenceError; the other queries are checked on the rest.
+    Circuits of at most 4,096 worlds. Rows of impossible evidence must give `-inf` and EvidenceError; the other queries
+    are checked on the rest.
     """
     oracle, posterior = Enumeration(circuit, evidence), circuit.condition(evidence)
     _same_log("log_evidence", posterior.log_evidence, oracle.log_evidence, circuit)
@@ -46,7 +50,8 @@ def check_posterior(circuit: Circuit, evidence: Evidence, *, seed: int = 0) -> N
 
 
 def check_circuit(circuit: Circuit, *, seed: int = 0) -> None:
-    """Laws that hold for any circuit, whatever its size: normalisation, refinement, weights, batches, samples, MPE and EM.
+    """Laws that hold for any circuit, whatever its size: normalisation, refinement, weights, batches, samples, MPE and
+    EM.
 
     Circuits of at most 4,096 worlds are compared with enumeration as well. The circuit is left as it is.
     """
@@ -163,7 +168,9 @@ def _check_refinement(circuit: Circuit, evidence: Evidence) -> None:
 
 
 def _check_weights(circuit: Circuit, evidence: Evidence) -> None:
-    """Zero weights are no weights, a constant shifts the log evidence, and weights on one value alone are that value."""
+    """Zero weights are no weights, a constant shifts the log evidence, and weights on one value alone are that
+    value.
+    """
     variable = next((v for v, f in enumerate(circuit.inputs) if f.is_discrete), None)
     if variable is None or evidence.log_weights is None:
         return
@@ -201,7 +208,7 @@ def _check_samples(circuit: Circuit, evidence: Evidence, seed: int) -> None:
     )
     _require(
         not bool(beaten.any()),
-        f"samples beat a most probable explanation that claims to be exact, in rows {beaten.nonzero().flatten().tolist()}",
+        f"samples beat an MPE that claims to be exact, in rows {beaten.nonzero().flatten().tolist()}",
     )
     if (
         math.prod(family.num_categories or 1 for family in circuit.inputs) <= MOST_WORLDS

@@ -18,7 +18,8 @@ Edges = Mapping[int, Float[Tensor, " E"]]
 
 
 def worlds(circuit: Circuit, edges: Edges | None = None) -> Int[Tensor, "W D"]:
-    """Every joint assignment of cells. A discrete variable's cells are its values; a continuous one's are the intervals between its `edges`, by default one.
+    """Every joint assignment of cells. A discrete variable's cells are its values; a continuous one's are the
+    intervals between its `edges`, by default one.
 
     Raises:
         StructureError: more than 4,096 worlds.
@@ -30,7 +31,8 @@ def worlds(circuit: Circuit, edges: Edges | None = None) -> Int[Tensor, "W D"]:
 
 
 class Enumeration:
-    """A posterior by brute force, in float64: `joint[b, w] = p(world w, evidence b)` for all worlds, and everything else from that table.
+    """A posterior by brute force, in float64: `joint[b, w] = p(world w, evidence b)` for all worlds, and everything
+    else from that table.
 
     Args:
         circuit: of at most 4,096 worlds, on the CPU.
@@ -77,7 +79,8 @@ class Enumeration:
     def moments(self, variable: int) -> Moments:
         """Mean and variance of a Gaussian variable given the evidence.
 
-        The evidence is linear in the variable's unit values, so putting `E[x] + c` (positive for a large c) and `E[x^2]` in their place gives the moments.
+        The evidence is linear in the variable's unit values, so putting `E[x] + c` (positive for a large c) and
+        `E[x^2]` in their place gives the moments.
         """
         plain = Enumeration(self.circuit, _without(self.evidence, variable))
         shift = 2.0 + max(float(p["mean"].abs().max()) for p in self._leaves_of(variable))
@@ -174,7 +177,9 @@ class Enumeration:
         return found
 
     def _expectation(self, variable: int, statistic: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " B"]:
-        """`E[statistic | evidence]` of an unobserved Gaussian variable, from its expectation under each unit, which must be positive."""
+        """`E[statistic | evidence]` of an unobserved Gaussian variable, from its expectation under each unit, which
+        must be positive.
+        """
 
         def leaf(node: Node) -> Tensor:
             if node.variable != variable:
@@ -198,7 +203,9 @@ def log_table(family: InputFamily, parameters: dict[str, Tensor]) -> Float[Tenso
 
 
 def log_density(family: InputFamily, parameters: dict[str, Tensor], x: Shaped[Tensor, " N"]) -> Float[Tensor, "N K"]:
-    """Log density of each unit at each value, in float64; families of others answer for themselves, one unit and value at a time."""
+    """Log density of each unit at each value, in float64; families of others answer for themselves, one unit and value
+    at a time.
+    """
     if isinstance(family, Gaussian):
         mean, std = _normal(family, parameters)
         return torch.distributions.Normal(mean, std).log_prob(x.unsqueeze(-1))

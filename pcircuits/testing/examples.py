@@ -1,4 +1,6 @@
-"""Small circuits and evidence of every kind, made from seeds: what the hypothesis strategies and parametrised tests draw from."""
+"""Small circuits and evidence of every kind, made from seeds: what the hypothesis strategies and parametrised tests
+draw from.
+"""
 
 import math
 import random
@@ -36,7 +38,8 @@ __all__ = [
 
 
 def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGraph:
-    """A region graph by each builder; "from_networkx" draws any valid graph: shared regions, several partitions, one or three children.
+    """A region graph by each builder; "from_networkx" draws any valid graph: shared regions, several partitions, one
+    or three children.
 
     "hmm" is a chain; `example_circuit` ties it. "chow_liu" is for three categories.
     """
@@ -82,7 +85,9 @@ def example_circuit(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Circuit:
-    """A circuit of one structure, layer, input kind and weight kind; "hmm" shares all weights, and all inputs of one family."""
+    """A circuit of one structure, layer, input kind and weight kind; "hmm" shares all weights, and all inputs of one
+    family.
+    """
     graph = example_graph(structure, num_variables, seed)
     families = example_inputs(inputs, num_variables)
     units = 3 if structure == "chow_liu" else num_units
@@ -99,8 +104,8 @@ def example_circuit(
 
 @torch.no_grad()
 def reshape_weights(circuit: Circuit, weights: str, seed: int = 0) -> None:
-    """Make all sums and discrete inputs "dense" (as they are), "peaked" (log weights tens apart), "sparse" (about half exact zeros) or "deterministic"
-    (one child a unit)."""
+    """Make all sums and discrete inputs "dense" (as they are), "peaked" (log weights tens apart), "sparse" (about half
+    exact zeros) or "deterministic" (one child a unit)."""
     generator = torch.Generator().manual_seed(seed + 1)
     for group in circuit.groups.values():
         name = next((n for n in ("log_weights", "logits") if hasattr(group, n)), None)
@@ -118,8 +123,9 @@ def reshape_weights(circuit: Circuit, weights: str, seed: int = 0) -> None:
 def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int = 0) -> Evidence:
     """Evidence of one kind for a circuit.
 
-    "observed": all values. "missing": none. "hard": some values, the others missing. "soft": weights for all discrete variables, some `-inf`. "mixed":
-    values, missing and weights in one batch. "spread": weights up to a hundred nats apart and far-off continuous values, beside values and missing.
+    "observed": all values. "missing": none. "hard": some values, the others missing. "soft": weights for all discrete
+        variables, some `-inf`. "mixed": values, missing and weights in one batch. "spread": weights up to a hundred
+        nats apart and far-off continuous values, beside values and missing.
     "impossible": "mixed" whose first row has no possible value of a variable.
 
     Raises:
@@ -146,7 +152,9 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
 
 
 def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
-    """Whether evidence is of the kind that it was drawn for; tests assert it, so that a strategy that misses its case fails."""
+    """Whether evidence is of the kind that it was drawn for; tests assert it, so that a strategy that misses its case
+    fails.
+    """
     observed, soft, excluded = (
         evidence.observed,
         torch.zeros_like(evidence.observed),
@@ -208,7 +216,9 @@ def _example_values(circuit: Circuit, batch: int, far: float, generator: torch.G
 
 
 def _example_weights(circuit: Circuit, soft: torch.Tensor, spread: float, generator: torch.Generator) -> torch.Tensor:
-    """Zero where not soft; elsewhere normal times `spread`, one in five values excluded: never all, and the least likely one in the first soft row."""
+    """Zero where not soft; elsewhere normal times `spread`, one in five values excluded: never all, and the least
+    likely one in the first soft row.
+    """
     width = max(f.num_categories or 1 for f in circuit.inputs)
     log_weights = spread * torch.randn(*soft.shape, width, generator=generator).to(circuit.dtype)
     excluded = torch.rand(log_weights.shape, generator=generator) < 0.2
@@ -223,7 +233,9 @@ def _example_weights(circuit: Circuit, soft: torch.Tensor, spread: float, genera
 
 
 def _chain_ties(graph: RegionGraph, families: Sequence[InputFamily]) -> tuple[dict[int, str], dict[int, str]]:
-    """An HMM's ties: one initial distribution, one transition, one emission a family. The last step's sum has no sibling, so it is tied where its arity fits."""
+    """An HMM's ties: one initial distribution, one transition, one emission a family. The last step's sum has no
+    sibling, so it is tied where its arity fits.
+    """
     inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
     arity = {i: len(graph.regions[i].partitions[0].children) for i in inner}
     sums = {i: "initial" if i == graph.root else f"transition_{arity[i]}" for i in inner}

@@ -1,4 +1,6 @@
-"""Whether samples come from the distribution that was asked for: Pearson's chi-square on all marginals and all pairs."""
+"""Whether samples come from the distribution that was asked for: Pearson's chi-square on all marginals and all
+pairs.
+"""
 
 import torch
 
@@ -26,7 +28,9 @@ def p_value(counts: Float[Tensor, " C"], probabilities: Float[Tensor, " C"]) -> 
 
 
 def sample_p_values(samples: Shaped[Tensor, "N B D"], oracle: Enumeration) -> tuple[float, float]:
-    """The least p-value of all marginals, and of all pairs of variables, times the number of tests of its kind (Bonferroni)."""
+    """The least p-value of all marginals, and of all pairs of variables, times the number of tests of its kind
+    (Bonferroni).
+    """
     cells = _cells(samples, oracle)
     batch, dim = cells.shape[1:]
     singles = [

@@ -1,4 +1,6 @@
-"""A second reading of a circuit: region by region, float64 logarithms, no folding; it shares no code with the plan, the semirings and the evaluator."""
+"""A second reading of a circuit: region by region, float64 logarithms, no folding; it shares no code with the plan,
+the semirings and the evaluator.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +13,9 @@ from pcircuits.types import Float, Tensor
 
 
 class Node(NamedTuple):
-    """One vector of units: an input, or a product of children and, with a `group`, the sum over it. `group`, `row`: its parameters."""
+    """One vector of units: an input, or a product of children and, with a `group`, the sum over it. `group`, `row`:
+    its parameters.
+    """
 
     kind: str  # input, hadamard, kronecker or mixing
     children: tuple[int, ...]
@@ -30,7 +34,9 @@ def unfold(circuit: Circuit) -> list[Node]:
 
 
 def log_root(circuit: Circuit, leaf: Leaf) -> Float[Tensor, "..."]:
-    """The root's log value where `leaf` gives the log values of every input node's units: one plain logsumexp a node."""
+    """The root's log value where `leaf` gives the log values of every input node's units: one plain logsumexp a
+    node.
+    """
     values: list[Tensor] = []
     nodes = unfold(circuit)
     for node in nodes:
@@ -86,8 +92,9 @@ class _Draft(NamedTuple):
 class _Reader:
     """Names each node's parameters by the documented rule.
 
-    Nodes that agree in depth, kind, arity, units, width, tie and family lie in one parameter group, in the order of the regions; groups that are not
-    tied are called `input_n` or `sum_n`, with n the place of that set of nodes in the order of depth, then of first node.
+    Nodes that agree in depth, kind, arity, units, width, tie and family lie in one parameter group, in the order of
+    the regions; groups that are not tied are called `input_n` or `sum_n`, with n the place of that set of nodes in the
+    order of depth, then of first node.
     """
 
     def __init__(self, circuit: Circuit) -> None:

@@ -46,7 +46,9 @@ def circuits(
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
     max_variables: int = 5,
 ) -> Circuit:
-    """Circuits of every structure, layer, input family, kind of weights and dtype, of at most 4,096 worlds for up to 7 variables."""
+    """Circuits of every structure, layer, input family, kind of weights and dtype, of at most 4,096 worlds for up to 7
+    variables.
+    """
     structure = draw(st.sampled_from(structures))
     allowed = [i for i in inputs if i == "categorical"] if structure == "chow_liu" else list(inputs)
     return example_circuit(
