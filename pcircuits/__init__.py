@@ -1,6 +1,6 @@
 """Probabilistic circuits on torch: exact evidence, marginals, samples and learning."""
 
-from pcircuits import files, learning, structures, types
+from pcircuits import files, learning, plot, structures, types
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Bernoulli, Categorical, Gaussian, draw
 from pcircuits.errors import (
@@ -57,6 +57,7 @@ __all__ = [
     "learning",
     "load",
     "match_marginals",
+    "plot",
     "save",
     "structures",
     "types",

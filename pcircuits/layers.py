@@ -52,7 +52,7 @@ class SumGroup(ParameterGroup):
         self.log_weights = nn.Parameter(uniform.log().log_softmax(-1))
 
     def prepare(self) -> SumWeights:
-        log_weights = self.log_weights
+        log_weights: Tensor = self.log_weights
         if self.support is not None:
             log_weights = torch.where(self.support, log_weights, -torch.inf)
         log = log_weights.log_softmax(-1)

@@ -2,6 +2,7 @@
 values here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pcircuits.types import Int, Tensor
 
 Index = None | slice | Tensor  # which rows of a level: all of them in order, a range, or any
 LAYERS = ("cp", "cp-t", "tucker")
+_TIE, _OWN_NAME = re.compile(r"[A-Za-z]\w*"), re.compile(r"(sum|input)_\d+")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def compile_plan(
         name.
 
     Raises:
-        StructureError: an unknown layer, or a number of families other than the graph's variables.
+        StructureError: an unknown layer, other than one family a variable, or ties that do not fit.
     """
     if layer not in LAYERS:
         raise StructureError(f"`layer` must be one of {', '.join(LAYERS)}; got {layer!r}")
@@ -163,6 +165,8 @@ def compile_plan(
         raise StructureError(
             f"`inputs` must give one family for each of {graph.num_variables} variables, got {len(families)}"
         )
+    _check_ties(graph, sum_ties or {}, is_input=False)
+    _check_ties(graph, input_ties or {}, is_input=True)
     blocks = _Blocks(graph, num_units, layer, sum_ties or {}, input_ties or {}).blocks
     return _fold(blocks, families)
 
@@ -243,14 +247,14 @@ def _level(
     if first.kind == "input":
         family = families[first.variable]
         group = first.tie or f"input_{n}"
-        groups[group] = GroupSpec(1 if first.tie else count, first.num_units, family=family)
+        _add_group(groups, group, GroupSpec(1 if first.tie else count, first.num_units, family=family))
         rows = torch.zeros(count, dtype=torch.long) if first.tie else torch.arange(count)
         return InputLevel(family, tuple(b.variable for b in blocks), group, rows, count, first.num_units)
     children = tuple(_gather([place[b.children[a]] for b in blocks]) for a in range(len(first.children)))
     weights = None
     if first.has_sum:
         group = first.tie or f"sum_{n}"
-        groups[group] = GroupSpec(1 if first.tie else count, first.num_units, first.num_children)
+        _add_group(groups, group, GroupSpec(1 if first.tie else count, first.num_units, first.num_children))
         weights = Weights(group, torch.zeros(count, dtype=torch.long) if first.tie and count > 1 else None)
     if first.kind == "mixing":
         assert weights is not None
@@ -258,6 +262,21 @@ def _level(
     return InnerLevel(
         "kronecker" if first.kind == "kronecker" else "hadamard", children, weights, count, first.num_units
     )
+
+
+def _add_group(groups: dict[str, GroupSpec], name: str, spec: GroupSpec) -> None:
+    if groups.setdefault(name, spec) != spec:
+        raise StructureError(f"regions tied as {name!r} must have equal shapes and families: {groups[name]}, {spec}")
+
+
+def _check_ties(graph: RegionGraph, ties: Mapping[int, str], is_input: bool) -> None:
+    taken = dir(torch.nn.ModuleDict())
+    for name in set(ties.values()):
+        if not _TIE.fullmatch(name) or name in taken or _OWN_NAME.fullmatch(name):
+            raise StructureError(f"a tie's name must be an identifier unlike 'sum_0', 'input_0', 'keys'; got {name!r}")
+    for region, name in ties.items():
+        if not 0 <= region <= graph.root or graph.regions[region].is_input != is_input:
+            raise StructureError(f"tie {name!r}: {region} is not {'an input' if is_input else 'a sum'} region")
 
 
 def _gather(places: list[tuple[int, int]]) -> Gather:

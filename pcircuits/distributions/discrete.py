@@ -129,8 +129,10 @@ class Discrete(InputFamily):
     ) -> Float[Tensor, "G K V"]:
         """Expected counts of the values that the evidence leaves open."""
         if evidence.log_weights is None:
-            per_row = flows.sum(1).unsqueeze(-1) * prepared.log[rows].exp().to(flows.dtype)
-        elif exact:
+            # tied rows share a table: their flows are added up, not tables of counts
+            reached = flows.new_zeros(prepared.log.shape[:2]).index_add(0, rows, flows.sum(1))
+            return reached.unsqueeze(-1) * prepared.log.exp().to(flows.dtype)
+        if exact:
             per_row = torch.stack([share.sum(0) for share in self._shares(prepared, rows, evidence, flows)])
         else:
             weights, ratio = self._weights_and_ratio(prepared, rows, evidence, flows)
