@@ -47,7 +47,7 @@ def chow_liu_tree(
     information = mutual_information(x, num_categories=num_categories, smoothing=smoothing, weights=weights)
     undirected = _maximum_spanning_tree(information.cpu().numpy())
     start = _centre(undirected) if root is None else root
-    tree = nx.DiGraph()
+    tree: nx.DiGraph = nx.DiGraph()
     tree.add_node(start)
     tree.add_edges_from((p, c, undirected.edges[p, c]) for p, c in nx.bfs_edges(undirected, start))
     return tree
@@ -56,7 +56,7 @@ def chow_liu_tree(
 def _maximum_spanning_tree(weights: np.ndarray) -> nx.Graph:
     """Prim's algorithm on the dense (D, D) matrix, O(D^2): a networkx graph of all its edges would take gigabytes."""
     num_variables = len(weights)
-    tree = nx.Graph()
+    tree: nx.Graph = nx.Graph()
     tree.add_node(0)
     outside = np.ones(num_variables, dtype=bool)
     outside[0] = False

@@ -130,7 +130,7 @@ def _child_fault(regions: tuple[Region, ...], index: int, child: object) -> str:
 
 def _cycle_through(regions: tuple[Region, ...], index: int) -> list[int]:
     """A cycle that `index` reaches, as region ids that end where they start; empty if there is none."""
-    edges = nx.DiGraph()
+    edges: nx.DiGraph = nx.DiGraph()
     for parent, region in enumerate(regions):
         edges.add_edges_from((parent, child) for child in _claimed_children(region))
     try:

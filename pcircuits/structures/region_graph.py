@@ -137,7 +137,7 @@ class RegionGraph:
 
         Region r is node r, its partition k is node (r, k); edges lead from a region to what it is made of.
         """
-        digraph = nx.DiGraph(**{hint: getattr(self, hint) for hint in HINTS})
+        digraph: nx.DiGraph = nx.DiGraph(**{hint: getattr(self, hint) for hint in HINTS})
         for index, region in enumerate(self.regions):
             digraph.add_node(index, **({"variable": region.variable} if region.is_input else {}))
             for number, partition in enumerate(region.partitions):

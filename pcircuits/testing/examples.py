@@ -248,7 +248,7 @@ def _chain_ties(graph: RegionGraph, families: Sequence[InputFamily]) -> tuple[di
 
 
 def _random_digraph(num_variables: int, rng: random.Random) -> nx.DiGraph:
-    graph = nx.DiGraph()
+    graph: nx.DiGraph = nx.DiGraph()
     shared: dict[tuple[int, ...], list[str]] = {}
 
     def region(scope: tuple[int, ...], depth: int) -> str:

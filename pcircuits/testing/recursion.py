@@ -49,9 +49,9 @@ def log_root(circuit: Circuit, leaf: Leaf) -> Float[Tensor, "..."]:
 def log_weights(circuit: Circuit, node: Node) -> Float[Tensor, "O J"]:
     """Normalised log weights of a node's sum, in float64; `-inf` outside the support."""
     group = circuit.groups[str(node.group)]
-    raw = group.log_weights.detach().double()[node.row]  # type: ignore[union-attr,operator,index]
+    raw = group.log_weights.detach().double()[node.row]  # type: ignore[operator]
     if group.support is not None:
-        raw = raw.masked_fill(~group.support[node.row], -torch.inf)  # type: ignore[operator,index]
+        raw = raw.masked_fill(~group.support[node.row], -torch.inf)  # type: ignore[index]
     return raw - raw.logsumexp(-1, keepdim=True)
 
 
@@ -59,7 +59,7 @@ def leaf_parameters(circuit: Circuit, node: Node) -> dict[str, Tensor]:
     """One input node's unconstrained parameters, each (K, ...) in float64, and its `support` if it has one."""
     group = circuit.groups[str(node.group)]
     found = {name: value.detach().double()[node.row] for name, value in group.named_parameters()}
-    return found if group.support is None else {**found, "support": group.support[node.row]}  # type: ignore[index,operator]
+    return found if group.support is None else {**found, "support": group.support[node.row]}  # type: ignore[index]
 
 
 def _node_value(circuit: Circuit, node: Node, children: list[Tensor]) -> Float[Tensor, "... O"]:

@@ -20,7 +20,8 @@ def shares(curves: MaskRatioCurves, bootstrap: DocumentBootstrap, name: str) -> 
     found = [share for share in found if math.isfinite(share)]
     low, high = min(found), max(found)
     closes = f"{low:.0f}%" if round(low) == round(high) else f"{low:.0f}% to {high:.0f}%"
-    return f"One coupled step closes {closes} of the one-step gap on this corpus, depending on how much is masked."
+    said = f"One coupled step closes {closes} of the one-step gap on this corpus, depending on how much is masked."
+    return f"{said} Above 100% the circuit adds what this small backbone lacks." if high > 100 else said
 
 
 def controls(curves: MaskRatioCurves, name: str) -> str:

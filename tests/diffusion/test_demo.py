@@ -74,6 +74,8 @@ def test_words_claim_what_was_measured() -> None:
     )
     found = curves(2.0, 3.0, 2.4)
     assert "closes 60% of the one-step gap" in words.shares(found, bootstrap, "coupled")
+    assert "lacks" not in words.shares(found, bootstrap, "coupled")
+    assert "adds what this small backbone lacks" in words.shares(curves(2.0, 3.0, 1.9), bootstrap, "coupled")
     assert "circuit alone 4.00, backbone alone in one step 3.00, both together 2.40" in words.controls(found, "coupled")
     assert "The circuit alone is the better" in words.controls(curves(2.0, 4.5, 2.4), "coupled")
     nats = {"one-step factorised": [3.0, 2.0, 1.0], "coupled": [2.0, 2.5, 1.0]}
