@@ -61,7 +61,7 @@ class Enumeration:
     def marginal(self, variable: int) -> Float[Tensor, "B V"]:
         return self._cell_sums(self.worlds[:, variable], self.cells(variable))
 
-    def pair(self, first: int, second: int) -> Float[Tensor, "B V V"]:
+    def pair(self, first: int, second: int) -> Float[Tensor, "B V1 V2"]:
         """`p(X_first, X_second | evidence)`."""
         index = self.worlds[:, first] * self.cells(second) + self.worlds[:, second]
         return self._cell_sums(index, self.cells(first) * self.cells(second)).unflatten(

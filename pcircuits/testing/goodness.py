@@ -44,7 +44,7 @@ def sample_p_values(samples: Shaped[Tensor, "N B D"], oracle: Enumeration) -> tu
             exact = oracle.pair(i, j).flatten(1)
             index = cells[..., i] * oracle.cells(j) + cells[..., j]
             pairs += [p_value(_histogram(index[:, b], exact.shape[1]), exact[b]) for b in range(batch)]
-    return min(singles) * len(singles), min(pairs, default=1.0) * len(pairs)
+    return min(singles) * len(singles), min(pairs, default=1.0) * max(len(pairs), 1)
 
 
 def _cells(samples: Shaped[Tensor, "N B D"], oracle: Enumeration) -> Int[Tensor, "N B D"]:
