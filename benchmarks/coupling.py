@@ -24,6 +24,7 @@ SHIPPED = "shipped head"
 def all_heads(shipped: CoupledHead) -> dict[str, CoupledHead]:
     """The shipped head, and every other coupling of its prior, with nothing but the prior trained."""
     others = {name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}
+    others["projected, 2 sweeps"] = CoupledHead(shipped.prior, sweeps=2)
     return {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
 
 

@@ -124,7 +124,7 @@ def heading(text: str) -> None:
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pcircuits_diffusion.demo", description=__doc__)
     parser.add_argument("--train", action="store_true", help="fit a head on the training documents instead")
-    parser.add_argument("--documents", type=int, default=20, help="at most so many held-out documents")
+    parser.add_argument("--documents", type=int, default=40, help="at most so many held-out documents")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder of the figures and the JSON file")
     return parser.parse_args(arguments)
