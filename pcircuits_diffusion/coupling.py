@@ -126,9 +126,9 @@ def corrected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tens
 def projected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
     """Weights under which the coupled marginals approach the backbone's, by sweeps of iterative proportional fitting.
 
-    The sweeps start without weights: from the weights of "corrected" they cost twice as much and, after one sweep, leave
-    the marginals of the positions visited first further off. The weights are constants of the gradient: training adapts
-    the circuit under them, and exponents do not apply.
+    The sweeps start without weights: from the weights of "corrected" they cost twice as much and, after one sweep,
+    leave the marginals of the positions visited first further off. The weights are constants of the gradient: training
+    adapts the circuit under them, and exponents do not apply.
     """
     nothing = pc.Evidence(tokens, observed=~mask)
     weights = pc.match_marginals(prior, nothing, log_targets, sweeps=options.sweeps).log_weights
