@@ -24,7 +24,7 @@ class CoupledHead(nn.Module):
 
     Raises:
         pc.ParameterError, pc.StructureError: arguments out of range, or a prior whose variables are not tokens of one
-        vocabulary.
+            vocabulary.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def cache_logits(
 
     Raises:
         pc.ShapeError: windows shorter than the block, or masks that do not fit. pc.DataError: tokens that the backbone
-        does not know, or a folder that was filled from other windows, masks or another backbone.
+            does not know, or a folder that was filled from other windows, masks or another backbone.
     """
     _validate(backbone, tokens, mask)
     parts = range(0, len(tokens), SHARD_WINDOWS)
