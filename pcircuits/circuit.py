@@ -205,7 +205,8 @@ class Circuit(nn.Module):
             raise ShapeError(f"evidence has {evidence.num_variables} variables, this circuit has {self.num_variables}")
         if evidence.device != self.device:
             raise EvidenceError(
-                f"evidence is on {evidence.device}, this circuit on {self.device}; move one with .to(...)"
+                f"evidence is on {evidence.device}, this circuit on {self.device}; "
+                "make the evidence from tensors on that device"
             )
         for level in self.plan.levels:
             if isinstance(level, InputLevel):
