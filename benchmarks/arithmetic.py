@@ -7,7 +7,6 @@ improvement, nor are copies from the training set: counts, operators, repetition
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -108,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = trained.parser(__doc__)
     parser.add_argument("--problems", type=int, default=None, help="default: 208, reduced 64")
     parser.add_argument("--tokens", type=int, default=None, help="new tokens; default: 96, reduced 64")
     parser.add_argument(
@@ -116,10 +115,6 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rules", nargs="+", default=None, help="default: random low_confidence, reduced: random")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reduced", action="store_true")
-    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
-    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     options.problems = options.problems or (64 if options.reduced else 208)
     options.tokens = options.tokens or (64 if options.reduced else 96)

@@ -95,13 +95,9 @@ def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, folder: P
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = trained.parser(__doc__)
     parser.add_argument("--windows", type=int, default=None, help="default: 256, reduced 48")
     parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 2, reduced 1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reduced", action="store_true")
-    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
-    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     options.windows = options.windows or (48 if options.reduced else 256)
     options.orders = options.orders or (1 if options.reduced else 2)

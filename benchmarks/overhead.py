@@ -1,7 +1,6 @@
 """The head's time a generation step over the backbone's: `python -m benchmarks.overhead [--reduced]`."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -43,13 +42,9 @@ def table(found: dict[str, list[evaluate.Overhead]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = trained.parser(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=None, help="default: 25, reduced 5")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reduced", action="store_true")
-    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
-    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (5 if options.reduced else 25)
     torch.set_num_threads(options.threads)

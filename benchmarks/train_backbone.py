@@ -27,8 +27,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import gsm8k
+from pcircuits.files import write_atomically
 from pcircuits_diffusion import corpus
-from pcircuits_diffusion.backbones.transformer import MaskedTransformer, TransformerConfig, write_file
+from pcircuits_diffusion.backbones.transformer import MaskedTransformer, TransformerConfig
 
 CORPORA: dict[str, Callable[[str], list[corpus.Document]]] = {
     "python_docs": corpus.python_docs,
@@ -228,7 +229,7 @@ class Trainer:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         progress = json.dumps({"step": self.step, "seconds": self.seconds})
-        write_file(path, safetensors.torch.save(tensors, metadata={"progress": progress}))
+        write_atomically(path, safetensors.torch.save(tensors, metadata={"progress": progress}))
 
     def restore(self, path: Path) -> None:
         """Goes on from what `save` wrote: with the same options, bit by bit as if never interrupted."""
@@ -261,7 +262,7 @@ def prepare(options: Options) -> tuple[Tokenizer, Stream, list[Tensor]]:
     else:
         texts = [document.text for document in train]
         tokenizer = corpus.train_tokenizer(texts, vocab_size=options.vocab, split_digits=options.corpus == "gsm8k")
-        write_file(options.out / corpus.TOKENIZER_FILE, tokenizer.to_str().encode())
+        write_atomically(options.out / corpus.TOKENIZER_FILE, tokenizer.to_str().encode())
     return tokenizer, join(corpus.encode(tokenizer, train), options.length), corpus.encode(tokenizer, valid)
 
 
@@ -302,7 +303,7 @@ def train(options: Options) -> MaskedTransformer:
                 losses.clear()
     trainer.average.save(options.out)
     facts = card(trainer, stream, bound)
-    write_file(options.out / CARD_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    write_atomically(options.out / CARD_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     return trainer.average.eval()
 
 

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 import pcircuits as pc
 import pcircuits_diffusion as pcd
@@ -23,7 +24,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     backbone = MaskedTransformer.load(options.backbone)
     tokenizer = corpus.load_tokenizer(options.backbone)
-    train, valid = (stream(tokenizer, LOADERS[options.corpus](split), backbone) for split in ("train", "valid"))
+    train, valid = (windows(tokenizer, LOADERS[options.corpus](split), backbone) for split in ("train", "valid"))
     block = backbone.config.block_length
     prior = pcd.em_start(
         train,
@@ -46,22 +47,19 @@ def main() -> None:
     print(f"valid: {-prior_score(prior, pcd.split_blocks(valid, block)):.3f} nats a token of the prior alone")
 
 
-def stream(tokenizer, documents: list[corpus.Document], backbone: MaskedTransformer) -> torch.Tensor:
-    """Windows (N, W) cut from all documents joined by end-of-text."""
-    eos = torch.tensor([backbone.config.eos_id])
-    joined = torch.cat([torch.cat([tokens, eos]) for tokens in corpus.encode(tokenizer, documents)])
-    width = backbone.config.max_length
-    return joined[: len(joined) // width * width].view(-1, width)
+def windows(tokenizer: Tokenizer, documents: list[corpus.Document], backbone: MaskedTransformer) -> torch.Tensor:
+    config = backbone.config
+    return corpus.stream_windows(corpus.encode(tokenizer, documents), config.max_length, eos_id=config.eos_id)
 
 
 def train_objective(head: pcd.CoupledHead, backbone: MaskedTransformer, train, valid, options) -> None:
     """Objective (7) on random windows, the backbone frozen."""
     generator = torch.Generator().manual_seed(options.seed)
-    windows = train[torch.randperm(len(train), generator=generator)[: options.objective_windows]]
+    chosen = train[torch.randperm(len(train), generator=generator)[: options.objective_windows]]
     pcd.train_head(
         head,
         backbone,
-        windows,
+        chosen,
         valid=valid[:256],
         seed=options.seed,
         epochs=options.objective_epochs,

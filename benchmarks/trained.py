@@ -1,17 +1,29 @@
 """Loads the benchmarks' backbone, its tokenizer, its shipped head and the judge of its samples."""
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
+from benchmarks import record
 from pcircuits_diffusion import corpus
 from pcircuits_diffusion.backbones import MaskedTransformer
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
 
 FOLDER = Path(__file__).resolve().parent / "weights"
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark of these weights has."""
+    shared = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("--reduced", action="store_true")
+    shared.add_argument("--weights", type=Path, default=FOLDER)
+    shared.add_argument("--out", type=Path, default=record.RESULTS)
+    return shared
 
 
 class Trained(NamedTuple):

@@ -11,10 +11,8 @@ from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Leve
 from pcircuits.semiring import Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
 
-_TOLERANCE = {
-    torch.float32: 1e-6,
-    torch.float64: 1e-13,
-}  # relative width of the bracket around an evidence that is accepted
+# Relative width of the bracket around an evidence that is accepted.
+_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 class Record(NamedTuple):

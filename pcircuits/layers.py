@@ -5,14 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcircuits.distributions import InputFamily, Smoothing
+from pcircuits.distributions import LEAST_PROBABILITY, InputFamily, Smoothing
 from pcircuits.errors import ParameterError
 from pcircuits.plan import GroupSpec
 from pcircuits.semiring import SumWeights
 from pcircuits.types import Bool, Float, Tensor
-
-# What EM may shrink a supported probability to: an exact zero would leave gradient learners no way back.
-LEAST_PROBABILITY = 1e-37
 
 
 class ParameterGroup(nn.Module):

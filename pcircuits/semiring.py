@@ -9,7 +9,7 @@ import torch
 
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum
+from pcircuits.kernels import linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 
 
@@ -124,9 +124,7 @@ class Scaled:
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        possible = raw.v > 0
-        ratio = torch.where(possible, flows / torch.where(possible, raw.v, 1.0), 0.0)
-        share = weights.linear.unsqueeze(1) * terms.v * ratio.unsqueeze(-1)
+        share = weights.linear.unsqueeze(1) * terms.v * ratio(flows, raw.v).unsqueeze(-1)
         return share, share.sum(1) if count else None
 
     def choose(

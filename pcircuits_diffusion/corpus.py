@@ -141,6 +141,13 @@ def encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Tensor]:
     return [torch.tensor(e.ids) for e in tokenizer.encode_batch([document.text for document in documents])]
 
 
+def stream_windows(documents: Sequence[Tensor], length: int, *, eos_id: int) -> Tensor:
+    """Documents joined by end-of-text and cut into windows (N, length) that run across them: text to learn from."""
+    eos = torch.tensor([eos_id])
+    joined = torch.cat([piece for document in documents for piece in (document, eos)])
+    return joined[: len(joined) // length * length].view(-1, length)
+
+
 def windows(
     documents: Sequence[Tensor], length: int, *, generator: torch.Generator, count: int | None = None
 ) -> Windows:

@@ -5,6 +5,7 @@ Axes: B batch, L positions of the block, V tokens.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,14 +94,13 @@ class Independent:
 Coupling = Callable[[pc.Circuit, Tensor, Tensor, Tensor, "CouplingOptions"], Tensor]
 
 
-class CouplingOptions:
+class CouplingOptions(NamedTuple):
     """Exponents of the two factors of the weights, and how `projected` and `corrected` are worked out."""
 
-    def __init__(
-        self, backbone_exponent: Tensor, prior_exponent: Tensor, sweeps: int, differentiate_marginals: bool
-    ) -> None:
-        self.backbone_exponent, self.prior_exponent = backbone_exponent, prior_exponent
-        self.sweeps, self.differentiate_marginals = sweeps, differentiate_marginals
+    backbone_exponent: Tensor
+    prior_exponent: Tensor
+    sweeps: int
+    differentiate_marginals: bool
 
 
 def product(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:

@@ -23,10 +23,10 @@ PACKAGES = ("pcircuits", "pcircuits_diffusion")
 ORDER = (
     ("types", "errors", "files"),
     ("structures",),
+    ("kernels",),
     ("evidence",),
     ("distributions",),
     ("plan",),
-    ("kernels",),
     ("semiring",),
     ("layers",),
     ("evaluator",),

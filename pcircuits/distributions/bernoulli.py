@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pcircuits.distributions.discrete import Discrete
+from pcircuits.distributions.family import LEAST_PROBABILITY
 from pcircuits.types import Float, Tensor
 
 
@@ -24,5 +25,5 @@ class Bernoulli(Discrete):
         return torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1)
 
     def from_table(self, table: Float[Tensor, "G K 2"]) -> dict[str, Tensor]:
-        zero, one = table.clamp_min(1e-37).log().unbind(-1)
+        zero, one = table.clamp_min(LEAST_PROBABILITY).log().unbind(-1)
         return {"logit": one - zero}

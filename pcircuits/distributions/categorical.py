@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from pcircuits.distributions.discrete import Discrete
+from pcircuits.distributions.family import LEAST_PROBABILITY
 from pcircuits.errors import ParameterError
 from pcircuits.types import Float, Tensor
 
@@ -28,4 +29,4 @@ class Categorical(Discrete):
         return parameters["logits"].log_softmax(-1)
 
     def from_table(self, table: Float[Tensor, "G K V"]) -> dict[str, Tensor]:
-        return {"logits": table.clamp_min(1e-37).log()}
+        return {"logits": table.clamp_min(LEAST_PROBABILITY).log()}

@@ -10,6 +10,7 @@ from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, rows_of
+from pcircuits.kernels import finite, logsumexp, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -43,7 +44,7 @@ class Discrete(InputFamily):
         log = self.log_table(parameters)
         if support is not None:
             log = torch.where(support, log, -torch.inf)
-            log = log - _finite(log.logsumexp(-1, keepdim=True))
+            log = log - finite(log.logsumexp(-1, keepdim=True))
         return Table(log, log.exp().mT.contiguous())
 
     def dtype_of(self, prepared: Table) -> torch.dtype:
@@ -106,8 +107,8 @@ class Discrete(InputFamily):
         if exact:
             free = torch.stack([share.sum(1) for share in self._shares(prepared, rows, evidence, flows)])
         else:
-            weights, ratio = self._weights_and_ratio(prepared, rows, evidence, flows)
-            free = weights * _apply(prepared.linear.mT, rows, ratio)
+            weights, shares = self._weights_and_ratio(prepared, rows, evidence, flows)
+            free = weights * _apply(prepared.linear.mT, rows, shares)
         return torch.where(hard, certain, free)
 
     def statistics(
@@ -135,15 +136,15 @@ class Discrete(InputFamily):
         if exact:
             per_row = torch.stack([share.sum(0) for share in self._shares(prepared, rows, evidence, flows)])
         else:
-            weights, ratio = self._weights_and_ratio(prepared, rows, evidence, flows)
-            per_row = prepared.log[rows].exp() * torch.bmm(ratio.mT, weights)
+            weights, shares = self._weights_and_ratio(prepared, rows, evidence, flows)
+            per_row = prepared.log[rows].exp() * torch.bmm(shares.mT, weights)
         return flows.new_zeros(prepared.log.shape).index_add(0, rows, per_row)
 
     def _weights_and_ratio(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor
     ) -> tuple[Tensor, Tensor]:
         weights = self._linear_weights(evidence, flows.dtype)[0]
-        return weights, _ratio(flows, _apply(prepared.linear, rows, weights))
+        return weights, ratio(flows, _apply(prepared.linear, rows, weights))
 
     def maximise(
         self, prepared: Table, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None
@@ -192,7 +193,7 @@ class Discrete(InputFamily):
         log_weights: Float[Tensor, "... V"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "... V"], Float[Tensor, "..."]]:
         """Linear weights divided by the largest, and that one's logarithm in float64."""
-        peak = _finite(log_weights.detach().amax(-1, keepdim=True))
+        peak = finite(log_weights.detach().amax(-1, keepdim=True))
         return (log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
 
     def _soft_rows(self, rows: Rows, evidence: InputEvidence) -> Iterator[tuple[int, Tensor]]:
@@ -214,13 +215,13 @@ class Discrete(InputFamily):
     ) -> Float[Tensor, "B K"]:
         step = max(1, _CHUNK_ELEMENTS // log.numel())
         terms = (log + part.unsqueeze(1) for part in log_weights.split(step))
-        return torch.cat([t.amax(-1) if maximise else _logsumexp(t) for t in terms])
+        return torch.cat([t.amax(-1) if maximise else logsumexp(t) for t in terms])
 
     def _shares(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor) -> Iterator[Tensor]:
         """Per level row: `share[b,k,v]`, how a unit's flow divides over the values that the evidence leaves open."""
         for f, (g, log_weights) in enumerate(self._soft_rows(rows, evidence)):
             terms = prepared.log[g].double() + log_weights.unsqueeze(1)
-            share = (terms - _finite(_logsumexp(terms)).unsqueeze(-1)).exp()
+            share = (terms - finite(logsumexp(terms)).unsqueeze(-1)).exp()
             yield share.to(flows.dtype) * flows[f].unsqueeze(-1)
 
 
@@ -233,20 +234,3 @@ def _gather(table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"
 def _apply(table: Float[Tensor, "G I O"], rows: Rows, x: Float[Tensor, "F B I"]) -> Float[Tensor, "F B O"]:
     """`out[f,b,:] = x[f,b,:] @ table[rows[f]]`, one matrix product where all rows are tied."""
     return x @ table[0] if table.shape[0] == 1 else torch.bmm(x, table[rows])
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    possible = denominator > 0
-    return torch.where(possible, numerator / torch.where(possible, denominator, 1.0), 0.0)
-
-
-def _finite(x: Tensor) -> Tensor:
-    return torch.where(x.isneginf(), 0.0, x)
-
-
-def _logsumexp(terms: Tensor) -> Tensor:
-    """logsumexp over the last axis with zero gradient where every term is `-inf`."""
-    peak = _finite(terms.detach().amax(-1, keepdim=True))
-    total = (terms - peak).exp().sum(-1)
-    possible = total > 0
-    return torch.where(possible, torch.where(possible, total, 1.0).log() + peak.squeeze(-1), -torch.inf)

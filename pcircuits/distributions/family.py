@@ -9,6 +9,10 @@ import torch
 from pcircuits.evidence import InputEvidence
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 
+# What learning may shrink a supported probability to: an exact zero would leave gradient learners no way back.
+LEAST_PROBABILITY = 1e-37
+LEAST_COUNT = 1e-37  # a unit with a smaller expected count was never reached
+
 Rows = Int[Tensor, " F"]
 """For every row of an input level, the row of its parameter group; tied variables share one."""
 
@@ -125,8 +129,5 @@ class Smoothing(tuple):
         allowed = torch.ones_like(counts) if support is None else support.to(counts.dtype)
         total = counts.sum(-1, keepdim=True)
         extra = pseudocount * (total if relative else 1.0)
-        estimate = (counts + extra * allowed / allowed.sum(-1, keepdim=True)) / (total + extra).clamp_min(_TINY)
-        return torch.where(total > _TINY, (1 - step) * old + step * estimate, old)
-
-
-_TINY = 1e-37
+        estimate = (counts + extra * allowed / allowed.sum(-1, keepdim=True)) / (total + extra).clamp_min(LEAST_COUNT)
+        return torch.where(total > LEAST_COUNT, (1 - step) * old + step * estimate, old)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.family import LEAST_COUNT, InputFamily, Picks, Rows, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.evidence import InputEvidence, rows_of
 from pcircuits.types import Bool, Float, Tensor
@@ -85,13 +85,13 @@ class Gaussian(InputFamily):
         total, first, second = statistics["counts"].double().unbind(-1)
         old_mean, old_std = (p.double() for p in prepared)
         extra = pseudocount * (total if relative else 1.0)
-        weight = (total + extra).clamp_min(1e-37)
+        weight = (total + extra).clamp_min(LEAST_COUNT)
         new_mean = (first + extra * self.loc) / weight
         new_second = (second + extra * (self.scale**2 + self.loc**2)) / weight
         mean = (1 - step) * old_mean + step * new_mean
         square = (1 - step) * (old_std.square() + old_mean.square()) + step * new_second
         std = (square - mean.square()).clamp_min((2 * self.min_std) ** 2).sqrt()
-        reached = total > 1e-37
+        reached = total > LEAST_COUNT
         updated = {
             "mean": torch.where(reached, mean, old_mean),
             "raw_std": self._raw(torch.where(reached, std, old_std)),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -10,15 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcircuits.files import write_atomically
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "backbone.safetensors"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` atomically: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +123,9 @@ class MaskedTransformer(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and `backbone.safetensors` (float16) into `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
-        write_file(folder / WEIGHTS_FILE, safetensors.torch.save(weights))
-        write_file(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(self.config), indent=2).encode() + b"\n")
+        write_atomically(folder / WEIGHTS_FILE, safetensors.torch.save(weights))
+        write_atomically(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(self.config), indent=2).encode() + b"\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "MaskedTransformer":

@@ -1,7 +1,5 @@
 """A head made on the spot, from the training documents of the Python that runs the demo."""
 
-import torch
-
 from pcircuits.types import Int, Tensor
 from pcircuits_diffusion import corpus
 from pcircuits_diffusion.demo.parts import Parts
@@ -25,9 +23,5 @@ def fit_head(parts: Parts, *, seed: int) -> CoupledHead:
 
 
 def training_windows(parts: Parts) -> Int[Tensor, "N W"]:
-    """The training documents, joined by `<eos>` and cut into windows."""
-    eos = torch.tensor([parts.backbone.config.eos_id])
     documents = corpus.encode(parts.tokenizer, corpus.python_docs("train"))
-    joined = torch.cat([piece for document in documents for piece in (document, eos)])
-    width = parts.window_length
-    return joined[: len(joined) // width * width].view(-1, width)
+    return corpus.stream_windows(documents, parts.window_length, eos_id=parts.backbone.config.eos_id)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from pcircuits.kernels.guarded import finite, logsumexp, ratio
 from pcircuits.types import Float, Tensor
 
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
@@ -18,7 +19,7 @@ def linear_sum(weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) 
 
 def log_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
     """`out[f,b,o] = log sum_j exp(log_weights[f,o,j] + values[f,b,j])`; `-inf` where no term is possible."""
-    return _over_output_chunks(_stable_logsumexp, log_weights, values)
+    return _over_output_chunks(logsumexp, log_weights, values)
 
 
 def max_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
@@ -37,9 +38,8 @@ def linear_sum_flow(
     """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch: a matrix product
     each.
     """
-    possible = outputs > 0
-    ratio = torch.where(possible, flows / torch.where(possible, outputs, 1.0), 0.0)
-    return values * linear_sum(weights.mT, ratio), weights * torch.bmm(ratio.mT, values) if count else None
+    share = ratio(flows, outputs)
+    return values * linear_sum(weights.mT, share), weights * torch.bmm(share.mT, values) if count else None
 
 
 def log_sum_flow(
@@ -57,7 +57,7 @@ def log_sum_flow(
     """
     input_flows, counts = torch.zeros_like(values), []
     for chunk in _output_chunks(log_weights, values):
-        share = _terms(log_weights[:, chunk], values) - _finite(outputs[:, :, chunk, None])
+        share = _terms(log_weights[:, chunk], values) - finite(outputs[:, :, chunk, None])
         share = share.exp() * torch.where(outputs[:, :, chunk].isneginf(), 0.0, flows[:, :, chunk]).unsqueeze(-1)
         input_flows = input_flows + share.sum(2)
         if count:
@@ -79,16 +79,3 @@ def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
 
 def _terms(log_weights: Tensor, values: Tensor) -> Float[Tensor, "F B O J"]:
     return log_weights.unsqueeze(1) + values.unsqueeze(2)
-
-
-def _finite(x: Tensor) -> Tensor:
-    return torch.where(x.isneginf(), 0.0, x)
-
-
-def _stable_logsumexp(terms: Tensor) -> Tensor:
-    """logsumexp over the last axis whose gradient is zero, not NaN, where every term is `-inf`."""
-    peak = _finite(terms.detach().amax(-1, keepdim=True))
-    total = (terms - peak).exp().sum(-1)
-    possible = total > 0
-    log_total = torch.where(possible, total, 1.0).log() + peak.squeeze(-1)
-    return torch.where(possible, log_total, -torch.inf)
