@@ -19,7 +19,7 @@ from pcircuits.io import load, save
 from pcircuits.learning import EM, Adam, Anemone, MiniBatchEM, fit
 from pcircuits.posterior import Posterior
 from pcircuits.properties import Properties, check
-from pcircuits.queries import MPE, Moments, match_marginals
+from pcircuits.queries import MPE, Moments, Projection, match_marginals, project_marginals
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
 
@@ -44,6 +44,7 @@ __all__ = [
     "PCircuitsError",
     "ParameterError",
     "Posterior",
+    "Projection",
     "Properties",
     "RegionGraph",
     "ShapeError",
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "match_marginals",
     "plot",
+    "project_marginals",
     "save",
     "structures",
     "types",

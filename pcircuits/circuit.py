@@ -11,7 +11,7 @@ from pcircuits.errors import EvidenceError, ParameterError, ShapeError, Structur
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.layers import InputGroup, ParameterGroup, build_groups
-from pcircuits.plan import InputLevel, Plan, compile_plan
+from pcircuits.plan import InnerLevel, InputLevel, Plan, compile_plan
 from pcircuits.posterior import Posterior
 from pcircuits.queries import MPE, Moments
 from pcircuits.statistics import Statistics, collect
@@ -208,9 +208,23 @@ class Circuit(nn.Module):
                 f"evidence is on {evidence.device}, this circuit on {self.device}; "
                 "make the evidence from tensors on that device"
             )
+        self._validate_potentials(evidence)
         for level in self.plan.levels:
             if isinstance(level, InputLevel):
                 level.family.validate(evidence.of_variables(level.variables), level.variables)
+
+    def _validate_potentials(self, evidence: Evidence) -> None:
+        units = self.num_units
+        if evidence.latent is not None and evidence.latent.shape[-1] != units:
+            raise ShapeError(f"`latent` covers {evidence.latent.shape[-1]} units, this circuit has {units} a region")
+        if evidence.gates is None:
+            return
+        if units % (blocks := evidence.gates.shape[-1]):
+            raise ShapeError(f"`gates` has {blocks} blocks, which do not divide this circuit's {units} units a region")
+        if any(isinstance(level, InnerLevel) and level.product == "kronecker" for level in self.plan.levels):
+            raise StructureError(
+                "`gates` multiply the weights of sums over Hadamard products; this circuit is 'tucker'"
+            )
 
     @torch.no_grad()
     def _make_inputs_indicators(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from pcircuits.distributions import Picks
 from pcircuits.evidence import Evidence
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
-from pcircuits.semiring import Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.semiring import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
 
 # Relative width of the bracket around an evidence that is accepted.
@@ -103,7 +103,9 @@ def _upward_level(
         return Record(terms, raw, semiring.normalise(raw))
     product = semiring.product(level.product, children)
     raw = (
-        semiring.bare(product) if level.weights is None else semiring.dense_sum(level_weights(level, prepared), product)
+        semiring.bare(product)
+        if level.weights is None
+        else semiring.dense_sum(level_weights(level, prepared, evidence), product)
     )
     return Record(product, raw, semiring.normalise(raw))
 
@@ -130,7 +132,7 @@ def downward(
             continue
         child_flows = flows
         if level.weights is not None:
-            weights = level_weights(level, upward_pass.prepared)
+            weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
             assert record.product is not None and record.raw is not None
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
             child_flows, level_counts = distribute(weights, record.product, record.raw, flows, count)
@@ -166,10 +168,17 @@ def select(
     return chosen
 
 
-def level_weights(level: InnerLevel | MixingLevel, prepared: Mapping[str, Any]) -> SumWeights:
+def level_weights(
+    level: InnerLevel | MixingLevel, prepared: Mapping[str, Any], evidence: Evidence | None = None
+) -> SumWeights:
+    """The weights of a level's rows and, for dense sums, the evidence's gates on them."""
     assert level.weights is not None
     weights, rows = prepared[level.weights.group], level.weights.rows
-    return weights if rows is None else SumWeights(weights.log[rows], weights.linear[rows])
+    weights = weights if rows is None else SumWeights(weights.log[rows], weights.linear[rows])
+    if evidence is None or isinstance(level, MixingLevel) or level.num_units == 1:
+        return weights
+    log_gates = evidence.gates_of(level.variables)
+    return weights if log_gates is None else weights._replace(gates=Gates.of(log_gates, weights.linear.dtype))
 
 
 def gather(g: Gather, records: Sequence[Record]) -> Values:
@@ -240,9 +249,8 @@ def _choose_children(
         terms = product.v
         row, sample = active[0], active[1]
         terms = terms[row, sample, branch] if isinstance(level, MixingLevel) else terms[row, sample]
-        branch = upward_pass.semiring.choose(
-            level_weights(level, upward_pass.prepared), (row, units[active]), terms, generator
-        )
+        weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
+        branch = upward_pass.semiring.choose(weights, (row, sample, branch), terms, generator)
     if isinstance(level, MixingLevel):
         return [
             _scatter(units, active, torch.where(branch == a, units[active], -1)) for a in range(len(level.children))

@@ -1,6 +1,6 @@
 """What is known of each variable: a value, nothing, or a non-negative weight per value."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ class InputEvidence(NamedTuple):
     values: Shaped[Tensor, "F B"]
     observed: Bool[Tensor, "F B"]
     log_weights: Float[Tensor, "F B V"] | None
+    latent: Float[Tensor, "F B K"] | None = None
 
     @property
     def soft(self) -> Bool[Tensor, "F B"]:
@@ -32,10 +33,16 @@ class Evidence:
         log_weights: (B, D, V) natural logarithms of non-negative weights of discrete values (soft or virtual evidence,
             Pearl 1988). `-inf` is allowed;
             they need not be normalised, and their scale is part of the log evidence. All zeros is the same as missing.
+        latent: (B, D, K) log potentials of the K units of each variable's input regions, evidence of the latent
+            variable that they stand for (Li et al. 2026, equation 10). `-inf` is allowed; zeros say nothing.
+        gates: (B, D, G, G) log factors of the weights of the sums right above each variable's input, block by block:
+            the weight of output o of O for child j of J is multiplied with `exp(gates[b, d, o G // O, j G // J])`, in
+            an HMM the transition into step d (what Liu et al. 2024 call block gates, one set a sample and position).
+            Sums with a single output have none. Where several inputs meet in a sum, their factors multiply.
 
     Raises:
         ShapeError: shapes or dtypes that do not fit together, or an empty batch.
-        EvidenceError: NaN among observed values, or NaN or `+inf` among used weights.
+        EvidenceError: NaN among observed values, or NaN or `+inf` among used weights, potentials or gates.
     """
 
     def __init__(
@@ -44,6 +51,8 @@ class Evidence:
         *,
         observed: Bool[Tensor, "B D"] | None = None,
         log_weights: Float[Tensor, "B D V"] | None = None,
+        latent: Float[Tensor, "B D K"] | None = None,
+        gates: Float[Tensor, "B D G G"] | None = None,
     ) -> None:
         if values is None:
             if log_weights is None:
@@ -70,7 +79,10 @@ class Evidence:
                 raise EvidenceError(
                     f"`log_weights` has NaN or +inf at unobserved positions in batch rows {rows_of(bad)}"
                 )
+        _require_potentials("latent", latent, values, "K")
+        _require_potentials("gates", gates, values, "G, G")
         self.values, self.observed, self.log_weights = values, observed, log_weights
+        self.latent, self.gates = latent, gates
 
     @classmethod
     def from_nan(cls, values: Float[Tensor, "B D"]) -> "Evidence":
@@ -100,29 +112,43 @@ class Evidence:
 
     def rows(self, index: Shaped[Tensor, " M"]) -> "Evidence":
         """The evidence of some batch rows: an index or a bool mask over B."""
-        return self._with(
-            self.values[index], self.observed[index], None if self.log_weights is None else self.log_weights[index]
-        )
+        return self._each(lambda x: x[index])
+
+    def repeat(self, n: int) -> "Evidence":
+        """The batch n times over, (n B, D)."""
+        return self._each(lambda x: x.expand(n, *x.shape).flatten(0, 1))
+
+    def replace(self, **fields: Tensor | None) -> "Evidence":
+        """With other `values`, `observed` or `log_weights` and the same latent potentials and gates."""
+        kept = {"values": self.values, "observed": self.observed, "log_weights": self.log_weights}
+        return Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)  # type: ignore[arg-type]
 
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
-        values, observed, weights = self.values.T, self.observed.T, self.log_weights
-        weights = None if weights is None else weights.transpose(0, 1)
-        if list(variables) == list(range(self.num_variables)):
-            return InputEvidence(values, observed, weights)
-        index = torch.tensor(variables, device=self.device)
-        return InputEvidence(values[index], observed[index], None if weights is None else weights[index])
+        in_order = list(variables) == list(range(self.num_variables))
+        index = slice(None) if in_order else torch.tensor(variables, device=self.device)
+        parts = (self.values, self.observed, self.log_weights, self.latent)
+        return InputEvidence(*(None if x is None else x.transpose(0, 1)[index] for x in parts))
 
-    @classmethod
-    def _with(cls, values: Tensor, observed: Tensor, log_weights: Tensor | None) -> "Evidence":
-        evidence = cls.__new__(cls)
-        evidence.values, evidence.observed, evidence.log_weights = values, observed, log_weights
+    def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:
+        """Per group of variables the sum of their gates; None where nothing is gated."""
+        if self.gates is None or not any(variables):
+            return None
+        zero = torch.zeros_like(self.gates[:, 0])
+        return torch.stack([sum((self.gates[:, v] for v in group), zero) for group in variables])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
+        """Every field changed alike; nothing is validated again."""
+        evidence = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(evidence, name, None if value is None else change(value))
         return evidence
 
     def __repr__(self) -> str:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
         share = f"{self.observed.float().mean():.0%} observed"
-        return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft})"
+        more = "".join(f", {name}" for name in ("latent", "gates") if getattr(self, name) is not None)
+        return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft}{more})"
 
 
 def describe(x: object) -> str:
@@ -149,3 +175,18 @@ def _require_weights(log_weights: object, values: Tensor | None) -> None:
         raise ShapeError(f"`log_weights` must have shape {(*values.shape, 'V')}, got {tuple(log_weights.shape)}")
     if log_weights.shape[0] == 0:
         raise ShapeError("`log_weights` has an empty batch; at least one sample is needed")
+
+
+def _require_potentials(name: str, potentials: object, values: Tensor, axes: str) -> None:
+    if potentials is None:
+        return
+    ndim = 3 + axes.count(",")
+    if not isinstance(potentials, Tensor) or not potentials.is_floating_point() or potentials.ndim != ndim:
+        raise ShapeError(f"`{name}` must be a floating point (B, D, {axes}) tensor, got {describe(potentials)}")
+    square = ndim == 3 or potentials.shape[-1] == potentials.shape[-2]
+    if potentials.shape[:2] != values.shape or not square:
+        raise ShapeError(
+            f"`{name}` must have shape ({values.shape[0]}, {values.shape[1]}, {axes}), got {tuple(potentials.shape)}"
+        )
+    if (bad := potentials.isnan() | potentials.isposinf()).any():
+        raise EvidenceError(f"`{name}` has NaN or +inf in batch rows {rows_of(bad)}")

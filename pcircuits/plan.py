@@ -56,13 +56,17 @@ class InputLevel:
 
 @dataclass(frozen=True)
 class InnerLevel:
-    """A product of child regions and, where it has weights, the dense sum over it."""
+    """A product of child regions and, where it has weights, the dense sum over it.
+
+    `variables`: per row, those whose inputs are among its children.
+    """
 
     product: Literal["hadamard", "kronecker"]
     children: tuple[Gather, ...]
     weights: Weights | None
     num_rows: int
     num_units: int
+    variables: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -236,12 +240,19 @@ def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
     ordered = sorted(folds.values(), key=lambda rows: (blocks[rows[0]].depth, rows[0]))
     place = {block: (level, row) for level, rows in enumerate(ordered) for row, block in enumerate(rows)}
     groups: dict[str, GroupSpec] = {}
-    levels = tuple(_level(n, [blocks[i] for i in rows], place, families, groups) for n, rows in enumerate(ordered))
+    levels = tuple(
+        _level(n, [blocks[i] for i in rows], blocks, place, families, groups) for n, rows in enumerate(ordered)
+    )
     return Plan(levels, groups, _incoming(levels))
 
 
 def _level(
-    n: int, blocks: list[_Block], place: Mapping[int, tuple[int, int]], families: Sequence[InputFamily], groups: dict
+    n: int,
+    blocks: list[_Block],
+    every: Sequence[_Block],
+    place: Mapping[int, tuple[int, int]],
+    families: Sequence[InputFamily],
+    groups: dict,
 ) -> Level:
     first, count = blocks[0], len(blocks)
     if first.kind == "input":
@@ -259,9 +270,9 @@ def _level(
     if first.kind == "mixing":
         assert weights is not None
         return MixingLevel(children, weights, count, first.num_units)
-    return InnerLevel(
-        "kronecker" if first.kind == "kronecker" else "hadamard", children, weights, count, first.num_units
-    )
+    variables = tuple(tuple(every[c].variable for c in b.children if every[c].kind == "input") for b in blocks)
+    kind: Literal["hadamard", "kronecker"] = "kronecker" if first.kind == "kronecker" else "hadamard"
+    return InnerLevel(kind, children, weights, count, first.num_units, variables)
 
 
 def _add_group(groups: dict[str, GroupSpec], name: str, spec: GroupSpec) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
+from pcircuits.kernels import finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 
 
@@ -20,11 +20,42 @@ class Values(NamedTuple):
     s: Float[Tensor, "F B"]
 
 
+class Gates(NamedTuple):
+    """Log factors of a level's weights, one a block and sample (see `Evidence`); `linear exp(scale)` is their `exp`."""
+
+    log: Float[Tensor, "F B G G"]
+    linear: Float[Tensor, "F B G G"]
+    scale: Float[Tensor, "F B"]
+
+    @classmethod
+    def of(cls, log: Float[Tensor, "F B G G"], dtype: torch.dtype) -> "Gates":
+        peak = finite(log.detach().amax((-1, -2)))
+        return cls(log.double(), (log - peak[..., None, None]).exp().to(dtype), peak.double())
+
+
 class SumWeights(NamedTuple):
-    """A level's weights, rows of children summing to one, as logarithms and as probabilities."""
+    """A level's weights, rows of children summing to one, as logarithms and as probabilities; and what multiplies them
+    sample by sample.
+    """
 
     log: Float[Tensor, "F O J"]
     linear: Float[Tensor, "F O J"]
+    gates: Gates | None = None
+
+    def chosen(self, at: "Chosen", log: bool) -> Float[Tensor, "M J"]:
+        """The weights of some units: of their children, gates included."""
+        row, sample, unit = at
+        weights = (self.log if log else self.linear)[row, unit]
+        if self.gates is None:
+            return weights
+        gates = self.gates.log if log else self.gates.linear
+        of_unit = gates[row, sample, unit * gates.shape[-2] // self.log.shape[1]]
+        of_unit = of_unit.repeat_interleave(weights.shape[-1] // gates.shape[-1], -1)
+        return weights + of_unit if log else weights * of_unit
+
+
+Chosen = tuple[Int[Tensor, " M"], Int[Tensor, " M"], Int[Tensor, " M"]]
+"""Sum units on sampled paths: level row, batch row, unit."""
 
 
 @runtime_checkable
@@ -45,9 +76,7 @@ class Semiring(Protocol):
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]: ...
-    def choose(
-        self, weights: SumWeights, at: tuple[Tensor, Tensor], terms: Tensor, generator: torch.Generator | None
-    ) -> Tensor: ...
+    def choose(self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None) -> Tensor: ...
 
 
 class _Limits(NamedTuple):
@@ -76,6 +105,9 @@ class Scaled:
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         raw, scale = family.scaled_values(prepared, rows, evidence)
+        if evidence.latent is not None:
+            peak = finite(evidence.latent.detach().amax(-1))
+            raw, scale = raw * (evidence.latent - peak.unsqueeze(-1)).exp().to(raw.dtype), scale + peak.double()
         return self.normalise(self.bare(Values(self._at_least(raw, self.limits.lost), scale)))
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:
@@ -95,7 +127,10 @@ class Scaled:
         return raw
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
-        return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
+        gates = weights.gates
+        if gates is None:
+            return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
+        return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
         scale = torch.stack([c.s for c in children]).detach()
@@ -119,7 +154,8 @@ class Scaled:
     def sum_flows(
         self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return linear_sum_flow(weights.linear, product.v, raw.v, flows, count=count)
+        gates = None if weights.gates is None else weights.gates.linear
+        return linear_sum_flow(weights.linear, product.v, raw.v, flows, gates, count=count)
 
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
@@ -130,11 +166,11 @@ class Scaled:
     def choose(
         self,
         weights: SumWeights,
-        at: tuple[Tensor, Tensor],
+        at: Chosen,
         terms: Float[Tensor, "M J"],
         generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
-        return draw(weights.linear[at] * terms, generator)
+        return draw(weights.chosen(at, log=False) * terms, generator)
 
     def _at_least(self, v: Tensor, bound: float) -> Tensor:
         return v.clamp_min(bound) if self.upper else v
@@ -157,6 +193,7 @@ class Log:
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         v = family.log_values(prepared, rows, evidence, self._maximise)
+        v = v if evidence.latent is None else v + evidence.latent.double()
         return Values(v, v.new_zeros(v.shape[:2]))
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:
@@ -166,7 +203,8 @@ class Log:
         return Values(sum((c.v for c in rest), first.v), first.s)
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
-        return Values(self._sum(weights.log.double(), product.v), product.s)
+        log_gates = None if weights.gates is None else weights.gates.log
+        return Values(self._sum(weights.log.double(), product.v, log_gates), product.s)
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
         return Values(torch.stack([c.v for c in children], -1), children[0].s)
@@ -189,7 +227,8 @@ class Log:
     def sum_flows(
         self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return log_sum_flow(weights.log.double(), product.v, raw.v, flows, count=count)
+        log_gates = None if weights.gates is None else weights.gates.log
+        return log_sum_flow(weights.log.double(), product.v, raw.v, flows, log_gates, count=count)
 
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
@@ -202,11 +241,11 @@ class Log:
     def choose(
         self,
         weights: SumWeights,
-        at: tuple[Tensor, Tensor],
+        at: Chosen,
         terms: Float[Tensor, "M J"],
         generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
-        scores = weights.log[at].double() + terms
+        scores = weights.chosen(at, log=True).double() + terms
         return self._pick(scores, generator)
 
     @staticmethod

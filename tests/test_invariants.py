@@ -84,22 +84,3 @@ def test_conditioning_then_multiplying_gives_the_joint() -> None:
     step = posterior.log_prob(x, variables=pair)
     rest = circuit.condition(pc.Evidence(x, observed=first | pair)).log_prob(x)
     assert torch.allclose(step + rest, posterior.log_prob(x), atol=1e-10)
-
-
-def test_matched_marginals_are_the_targets() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for circuit in (pc.HMM(3, 4, 5, seed=0), testing.example_circuit("rat", "cp", num_variables=5)):
-        categories = circuit.num_categories
-        targets = torch.randn(3, 5, categories, generator=generator).mul(2).log_softmax(-1)
-        observed = torch.rand(3, 5, generator=generator) < 0.4
-        evidence = pc.Evidence(torch.zeros(3, 5, dtype=torch.long), observed=observed)
-        matched = circuit.condition(pc.match_marginals(circuit, evidence, targets, sweeps=12))
-        gap = (matched.marginals() - targets.exp()).abs().sum(-1).masked_fill(observed, 0)
-        assert gap.max() < 1e-4
-
-
-def test_matched_marginals_give_up_what_the_circuit_excludes() -> None:
-    hmm = pc.HMM.from_probs(torch.tensor([1.0]), torch.ones(1, 1), torch.tensor([[0.5, 0.5, 0.0]]), length=2)
-    targets = torch.tensor([0.2, 0.3, 0.5]).log().expand(1, 2, 3)
-    matched = hmm.condition(pc.match_marginals(hmm, pc.Evidence.nothing(1, 2), targets)).marginals()
-    assert torch.allclose(matched, torch.tensor([0.4, 0.6, 0.0]).expand(1, 2, 3), atol=1e-6)

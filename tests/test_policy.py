@@ -74,7 +74,7 @@ def test_cached_parameters_follow_every_change(hmm: pc.HMM, x: torch.Tensor) -> 
 
 def test_evidence_on_another_device_is_refused(hmm: pc.HMM) -> None:
     with pytest.raises(pc.EvidenceError, match="meta"):
-        hmm._validate(pc.Evidence._with(*(torch.zeros(1, 5, device="meta") for _ in range(2)), None))
+        hmm._validate(pc.Evidence(torch.zeros(1, 5), observed=None)._each(lambda x: x.to("meta")))
 
 
 def test_queries_do_not_depend_on_batch_size_or_thread_count(hmm: pc.HMM, x: torch.Tensor) -> None:

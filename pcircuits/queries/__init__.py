@@ -3,8 +3,19 @@
 from pcircuits.queries.determinism import is_deterministic
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.marginal import Moments, marginals
-from pcircuits.queries.match_marginals import match_marginals
+from pcircuits.queries.match_marginals import Projection, match_marginals, project_marginals
 from pcircuits.queries.mpe import MPE, mpe
 from pcircuits.queries.sample import sample
 
-__all__ = ["MPE", "Moments", "is_deterministic", "joint_log_prob", "marginals", "match_marginals", "mpe", "sample"]
+__all__ = [
+    "MPE",
+    "Moments",
+    "Projection",
+    "is_deterministic",
+    "joint_log_prob",
+    "marginals",
+    "match_marginals",
+    "mpe",
+    "project_marginals",
+    "sample",
+]

@@ -14,23 +14,20 @@ if TYPE_CHECKING:
 def joint_log_prob(
     circuit: "Circuit", evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None = None
 ) -> Float[Tensor, "N B"]:
-    """`log p(x, evidence)`, soft weights included, of all variables or of some with the others summed out."""
+    """`log p(x, evidence)` of all variables or of some with the others summed out; soft weights, latent potentials and
+    gates included.
+    """
     n, batch, dim = x.shape
+    repeated, flat = evidence.repeat(n), x.reshape(n * batch, dim)
     if variables is None:
-        scores = circuit.log_prob(x.reshape(n * batch, dim))
+        complete = repeated.replace(values=flat, observed=torch.ones_like(repeated.observed), log_weights=None)
     else:
-        scores = circuit.condition(_with_values(evidence, x, variables)).log_evidence
+        chosen = variables.expand(n, -1, -1).reshape(n * batch, dim)
+        complete = repeated.replace(
+            values=torch.where(chosen, flat, repeated.values), observed=chosen | repeated.observed
+        )
+    scores = circuit.condition(complete).log_evidence
     return scores.view(n, batch) + _log_weight_of(evidence, x, variables)
-
-
-def _with_values(evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"]) -> Evidence:
-    n, batch, dim = x.shape
-    weights = evidence.log_weights
-    return Evidence(
-        torch.where(variables, x, evidence.values).reshape(n * batch, dim),
-        observed=(variables | evidence.observed).expand(n, -1, -1).reshape(n * batch, dim),
-        log_weights=None if weights is None else weights.expand(n, -1, -1, -1).reshape(n * batch, dim, -1),
-    )
 
 
 def _log_weight_of(

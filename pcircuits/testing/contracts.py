@@ -160,7 +160,7 @@ def _check_refinement(circuit: Circuit, evidence: Evidence) -> None:
             continue
         observed = evidence.observed.clone()
         observed[:, variable] = False
-        fewer = circuit.condition(Evidence(evidence.values, observed=observed)).log_evidence
+        fewer = circuit.condition(evidence.replace(observed=observed)).log_evidence
         _require(
             bool((fewer >= full - _slack(full, circuit)).all()),
             f"forgetting variable {variable} lowered the log evidence from {full} to {fewer}",
@@ -178,7 +178,7 @@ def _check_weights(circuit: Circuit, evidence: Evidence) -> None:
     shifted = evidence.log_weights.clone()
     shifted[:, variable] += 2.5
     gain = torch.where(evidence.observed[:, variable], 0.0, 2.5)
-    after = circuit.condition(Evidence(evidence.values, observed=evidence.observed, log_weights=shifted)).log_evidence
+    after = circuit.condition(evidence.replace(log_weights=shifted)).log_evidence
     _same_log("log_evidence under weights times a constant", after, before + gain, circuit)
     only = evidence.log_weights.clone()
     only[:, variable] = -torch.inf
@@ -187,8 +187,8 @@ def _check_weights(circuit: Circuit, evidence: Evidence) -> None:
     free[:, variable], hard[:, variable] = False, True
     values = evidence.values.clone()
     values[:, variable] = 0
-    by_weight = circuit.condition(Evidence(evidence.values, observed=free, log_weights=only)).log_evidence
-    by_value = circuit.condition(Evidence(values, observed=hard, log_weights=only)).log_evidence
+    by_weight = circuit.condition(evidence.replace(observed=free, log_weights=only)).log_evidence
+    by_value = circuit.condition(evidence.replace(values=values, observed=hard, log_weights=only)).log_evidence
     _same_log("log_evidence under weights on one value", by_weight, by_value, circuit)
 
 
@@ -251,10 +251,8 @@ def _multiplies(circuit: Circuit, posterior: Posterior, x: Shaped[Tensor, "B D"]
     """`p(x | e) = p(x_chosen | e) p(x_rest | x_chosen, e)`."""
     evidence = posterior.evidence
     first = posterior.log_prob(x, variables=chosen)
-    refined = Evidence(
-        torch.where(chosen, x, evidence.values.to(x.dtype)),
-        observed=evidence.observed | chosen,
-        log_weights=evidence.log_weights,
+    refined = evidence.replace(
+        values=torch.where(chosen, x, evidence.values.to(x.dtype)), observed=evidence.observed | chosen
     )
     scale = posterior.log_evidence.abs()
     _same_log(
@@ -338,12 +336,7 @@ def _keeps(values: Shaped[Tensor, "... B D"], evidence: Evidence) -> bool:
 
 
 def _to(evidence: Evidence, device: torch.device) -> Evidence:
-    weights = evidence.log_weights
-    return Evidence(
-        evidence.values.to(device),
-        observed=evidence.observed.to(device),
-        log_weights=None if weights is None else weights.to(device),
-    )
+    return Evidence(**{name: None if x is None else x.to(device) for name, x in vars(evidence).items()})
 
 
 def _require(condition: bool, message: str) -> None:

@@ -43,7 +43,7 @@ class Enumeration:
     def __init__(self, circuit: Circuit, evidence: Evidence, *, edges: Edges | None = None) -> None:
         self.circuit, self.evidence, self.edges = circuit, evidence, dict(edges or {})
         self.worlds = worlds(circuit, edges)
-        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf) + self._log_weights(self.worlds)
+        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf, evidence) + self._log_weights(self.worlds)
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -111,7 +111,9 @@ class Enumeration:
     def log_prob(self, x: Shaped[Tensor, "... B D"]) -> Float[Tensor, "... B"]:
         """`log p(x | evidence)`, with densities for continuous variables."""
         stacked = x.reshape(-1, *x.shape[-2:])
-        rows = [Enumeration(self.circuit, Evidence(values)).log_evidence for values in stacked]
+        everything = torch.ones_like(self.evidence.observed)
+        complete = [self.evidence.replace(values=v, observed=everything, log_weights=None) for v in stacked]
+        rows = [Enumeration(self.circuit, evidence).log_evidence for evidence in complete]
         soft = torch.stack([self._log_weight_of(values) for values in stacked])
         return (torch.stack(rows) + soft - self.log_evidence).view(x.shape[:-1])
 
@@ -186,7 +188,7 @@ class Enumeration:
                 return self._leaf(node)
             return statistic(*_normal(self.circuit.inputs[variable], leaf_parameters(self.circuit, node))).log()
 
-        weighted = log_root(self.circuit, leaf) + self._log_weights(self.worlds)
+        weighted = log_root(self.circuit, leaf, self.evidence) + self._log_weights(self.worlds)
         return (weighted.logsumexp(-1) - self.log_evidence).exp()
 
 
@@ -226,4 +228,4 @@ def _normal(family: InputFamily, parameters: dict[str, Tensor]) -> tuple[Tensor,
 def _without(evidence: Evidence, variable: int) -> Evidence:
     observed = evidence.observed.clone()
     observed[:, variable] = False
-    return Evidence(evidence.values, observed=observed, log_weights=evidence.log_weights)
+    return evidence.replace(observed=observed)

@@ -21,7 +21,7 @@ from pcircuits.structures import RegionGraph
 STRUCTURES = ("chain", "binary_tree", "rat", "chow_liu", "hclt", "factorized", "from_networkx", "hmm")
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
-EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "impossible")
+EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "potentials", "impossible")
 
 __all__ = [
     "EVIDENCE",
@@ -126,6 +126,7 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
     "observed": all values. "missing": none. "hard": some values, the others missing. "soft": weights for all discrete
         variables, some `-inf`. "mixed": values, missing and weights in one batch. "spread": weights up to a hundred
         nats apart and far-off continuous values, beside values and missing.
+    "potentials": "mixed", or "hard" where no variable is discrete, with latent potentials, some `-inf`, and gates.
     "impossible": "mixed" whose first row has no possible value of a variable.
 
     Raises:
@@ -136,6 +137,10 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
     discrete = torch.tensor([family.is_discrete for family in circuit.inputs])
     if kind in ("soft", "mixed", "impossible") and not discrete.any():
         raise StructureError(f"{kind} evidence needs a discrete variable")
+    if kind == "potentials":
+        return _with_potentials(
+            circuit, example_evidence(circuit, "mixed" if discrete.any() else "hard", batch=batch, seed=seed), seed
+        )
     generator = torch.Generator().manual_seed(seed)
     values = _example_values(circuit, batch, 40.0 if kind == "spread" else 1.0, generator)
     roles = _deal(_ROLES[kind], values.shape, generator)
@@ -181,6 +186,7 @@ def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
         "soft": bool(soft.any() and not observed.any()) and zeros,
         "mixed": bool(observed.any() and missing.any() and soft.any()) and zeros,
         "spread": widest > 20 or far,
+        "potentials": evidence.latent is not None and bool(evidence.latent.any()),
         "impossible": bool(excluded.any()),
     }[kind]
 
@@ -213,6 +219,25 @@ def _example_values(circuit: Circuit, batch: int, far: float, generator: torch.G
     ]
     dtype = torch.long if all(f.is_discrete for f in circuit.inputs) else circuit.dtype
     return torch.stack([c.to(dtype) for c in columns], 1)
+
+
+def _with_potentials(circuit: Circuit, evidence: Evidence, seed: int) -> Evidence:
+    """Potentials tens of nats apart; one unit excluded where there are several."""
+    generator = torch.Generator().manual_seed(seed)
+    shape, units = evidence.values.shape, circuit.num_units
+    latent = 4.0 * torch.randn(*shape, units, generator=generator).to(circuit.dtype)
+    if units > 1:
+        latent[0, -1, latent[0, -1].argmin()] = -torch.inf
+    blocks = next(n for n in (3, 2, 1) if units % n == 0)
+    gates = 4.0 * torch.randn(*shape, blocks, blocks, generator=generator).to(circuit.dtype)
+    gates[0, -1, 0, 0] = -torch.inf if blocks > 1 else 0.0
+    return Evidence(
+        evidence.values,
+        observed=evidence.observed,
+        log_weights=evidence.log_weights,
+        latent=latent,
+        gates=None if circuit.layer == "tucker" else gates,
+    )
 
 
 def _example_weights(circuit: Circuit, soft: torch.Tensor, spread: float, generator: torch.Generator) -> torch.Tensor:

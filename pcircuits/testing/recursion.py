@@ -9,6 +9,7 @@ import torch
 
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily
+from pcircuits.evidence import Evidence
 from pcircuits.types import Float, Tensor
 
 
@@ -33,17 +34,36 @@ def unfold(circuit: Circuit) -> list[Node]:
     return _Reader(circuit).nodes()
 
 
-def log_root(circuit: Circuit, leaf: Leaf) -> Float[Tensor, "..."]:
+def log_root(circuit: Circuit, leaf: Leaf, evidence: Evidence | None = None) -> Float[Tensor, "..."]:
     """The root's log value where `leaf` gives the log values of every input node's units: one plain logsumexp a
-    node.
+    node. Latent potentials and gates of an `evidence` put its batch in front.
     """
     values: list[Tensor] = []
     nodes = unfold(circuit)
     for node in nodes:
-        values.append(
-            leaf(node) if node.kind == "input" else _node_value(circuit, node, [values[c] for c in node.children])
-        )
+        if node.kind == "input":
+            values.append(leaf(node) + _latent(evidence, node))
+            continue
+        gated = [nodes[c].variable for c in node.children if nodes[c].kind == "input"]
+        factors = _log_gates(evidence, node, gated, [values[c] for c in node.children])
+        values.append(_node_value(circuit, node, [values[c] for c in node.children], factors))
     return values[-1].squeeze(-1)
+
+
+def _latent(evidence: Evidence | None, node: Node) -> Tensor:
+    if evidence is None or evidence.latent is None:
+        return torch.zeros((), dtype=torch.float64)
+    return evidence.latent[:, node.variable].double().unsqueeze(1)
+
+
+def _log_gates(evidence: Evidence | None, node: Node, variables: list[int], children: list[Tensor]) -> Tensor:
+    """What is added to each weight of a node's sum: (B, 1, O, J), one entry at a time."""
+    if evidence is None or evidence.gates is None or not variables or node.num_units == 1:
+        return torch.zeros((), dtype=torch.float64)
+    gates = evidence.gates[:, variables].double().sum(1)
+    outputs, inputs, blocks = node.num_units, children[0].shape[-1], gates.shape[-1]
+    entries = [[gates[:, o * blocks // outputs, j * blocks // inputs] for j in range(inputs)] for o in range(outputs)]
+    return torch.stack([torch.stack(row, -1) for row in entries], -2).unsqueeze(1)
 
 
 def log_weights(circuit: Circuit, node: Node) -> Float[Tensor, "O J"]:
@@ -62,7 +82,9 @@ def leaf_parameters(circuit: Circuit, node: Node) -> dict[str, Tensor]:
     return found if group.support is None else {**found, "support": group.support[node.row]}  # type: ignore[index]
 
 
-def _node_value(circuit: Circuit, node: Node, children: list[Tensor]) -> Float[Tensor, "... O"]:
+def _node_value(
+    circuit: Circuit, node: Node, children: list[Tensor], factors: Float[Tensor, "..."]
+) -> Float[Tensor, "... O"]:
     if node.kind == "mixing":  # unit by unit: out[k] = sum_a w[k,a] child_a[k]
         return (torch.stack(torch.broadcast_tensors(*children), -1) + log_weights(circuit, node)).logsumexp(-1)
     if node.kind == "kronecker":
@@ -74,7 +96,7 @@ def _node_value(circuit: Circuit, node: Node, children: list[Tensor]) -> Float[T
             product = product + child
     if node.group is None:
         return product
-    return (product.unsqueeze(-2) + log_weights(circuit, node)).logsumexp(-1)
+    return (product.unsqueeze(-2) + log_weights(circuit, node) + factors).logsumexp(-1)
 
 
 class _Draft(NamedTuple):

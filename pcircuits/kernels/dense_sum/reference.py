@@ -1,4 +1,8 @@
-"""The definition of a dense sum in each semiring. Derivations: the README beside this file."""
+"""The definition of a dense sum in each semiring. Derivations: the README beside this file.
+
+Gates (F, B, G, G) multiply the weights of each sample block by block: weight `[o, j]` by gate `[o G // O, j G // J]`.
+Gates of sums with a single output are left out by whoever calls.
+"""
 
 from collections.abc import Callable
 
@@ -10,21 +14,35 @@ from pcircuits.types import Float, Tensor
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
 
 
-def linear_sum(weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
-    """`out[f,b,o] = sum_j weights[f,o,j] values[f,b,j]`: one matrix product a row."""
+def linear_sum(
+    weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    gates: Float[Tensor, "F B G H"] | None = None,
+) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = sum_j gate weights[f,o,j] values[f,b,j]`: one matrix product a row, or one a block of children."""
+    if gates is not None:
+        return _gated(_partial_sums(weights, values, gates.shape[-1]), gates).sum(1)
     if weights.shape[0] == 1:
         return (values[0] @ weights[0].mT).unsqueeze(0)
     return torch.bmm(values, weights.mT)
 
 
-def log_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
-    """`out[f,b,o] = log sum_j exp(log_weights[f,o,j] + values[f,b,j])`; `-inf` where no term is possible."""
-    return _over_output_chunks(logsumexp, log_weights, values)
+def log_sum(
+    log_weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    log_gates: Float[Tensor, "F B G H"] | None = None,
+) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = log sum_j exp(log_gate + log_weights[f,o,j] + values[f,b,j])`; `-inf` where no term is possible."""
+    return _over_output_chunks(logsumexp, log_weights, values, log_gates)
 
 
-def max_sum(log_weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"]) -> Float[Tensor, "F B O"]:
-    """`out[f,b,o] = max_j log_weights[f,o,j] + values[f,b,j]`."""
-    return _over_output_chunks(lambda terms: terms.amax(-1), log_weights, values)
+def max_sum(
+    log_weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    log_gates: Float[Tensor, "F B G H"] | None = None,
+) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = max_j log_gate + log_weights[f,o,j] + values[f,b,j]`."""
+    return _over_output_chunks(lambda terms: terms.amax(-1), log_weights, values, log_gates)
 
 
 def linear_sum_flow(
@@ -32,6 +50,7 @@ def linear_sum_flow(
     values: Float[Tensor, "F B J"],
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
+    gates: Float[Tensor, "F B G H"] | None = None,
     *,
     count: bool,
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
@@ -39,7 +58,8 @@ def linear_sum_flow(
     each.
     """
     share = ratio(flows, outputs)
-    return values * linear_sum(weights.mT, share), weights * torch.bmm(share.mT, values) if count else None
+    input_flows = values * linear_sum(weights.mT, share, None if gates is None else gates.mT)
+    return input_flows, weights * _outer(share, values, gates) if count else None
 
 
 def log_sum_flow(
@@ -47,17 +67,18 @@ def log_sum_flow(
     values: Float[Tensor, "F B J"],
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
+    log_gates: Float[Tensor, "F B G H"] | None = None,
     *,
     count: bool,
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
     """Flows of the inputs and, if asked for, expected counts of the weights summed over the batch.
 
-    `share[f,b,o,j] = flows[f,b,o] exp(log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an output is
-    impossible.
+    `share[f,b,o,j] = flows[f,b,o] exp(log_gate + log_weights[f,o,j] + values[f,b,j] - outputs[f,b,o])`, and 0 where an
+    output is impossible.
     """
     input_flows, counts = torch.zeros_like(values), []
     for chunk in _output_chunks(log_weights, values):
-        share = _terms(log_weights[:, chunk], values) - finite(outputs[:, :, chunk, None])
+        share = _terms(log_weights, values, log_gates, chunk) - finite(outputs[:, :, chunk, None])
         share = share.exp() * torch.where(outputs[:, :, chunk].isneginf(), 0.0, flows[:, :, chunk]).unsqueeze(-1)
         input_flows = input_flows + share.sum(2)
         if count:
@@ -65,10 +86,33 @@ def log_sum_flow(
     return input_flows, torch.cat(counts, 1) if count else None
 
 
-def _over_output_chunks(reduce: Callable[[Tensor], Tensor], log_weights: Tensor, values: Tensor) -> Tensor:
-    return torch.cat(
-        [reduce(_terms(log_weights[:, chunk], values)) for chunk in _output_chunks(log_weights, values)], -1
-    )
+def _partial_sums(weights: Tensor, values: Tensor, blocks: int) -> Float[Tensor, "F H B O"]:
+    """The sum over each block of children by itself."""
+    split = weights.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
+    parts = values.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
+    return torch.bmm(parts, split.mT).unflatten(0, (-1, blocks))
+
+
+def _gated(partial: Float[Tensor, "F H B O"], gates: Float[Tensor, "F B G H"]) -> Float[Tensor, "F H B O"]:
+    blocks = gates.shape[-2]
+    return (partial.unflatten(-1, (blocks, -1)) * gates.permute(0, 3, 1, 2).unsqueeze(-1)).flatten(-2)
+
+
+def _outer(share: Tensor, values: Tensor, gates: Tensor | None) -> Float[Tensor, "F O J"]:
+    """`sum_b gate share[f,b,o] values[f,b,j]`."""
+    if gates is None:
+        return torch.bmm(share.mT, values)
+    blocks = gates.shape[-1]
+    shares = _gated(share.unsqueeze(1).expand(-1, blocks, -1, -1), gates).flatten(0, 1)
+    parts = values.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
+    return torch.bmm(shares.mT, parts).unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2)
+
+
+def _over_output_chunks(
+    reduce: Callable[[Tensor], Tensor], log_weights: Tensor, values: Tensor, log_gates: Tensor | None
+) -> Tensor:
+    chunks = _output_chunks(log_weights, values)
+    return torch.cat([reduce(_terms(log_weights, values, log_gates, chunk)) for chunk in chunks], -1)
 
 
 def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
@@ -77,5 +121,11 @@ def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
     return [slice(start, min(start + step, outputs)) for start in range(0, outputs, step)]
 
 
-def _terms(log_weights: Tensor, values: Tensor) -> Float[Tensor, "F B O J"]:
-    return log_weights.unsqueeze(1) + values.unsqueeze(2)
+def _terms(log_weights: Tensor, values: Tensor, log_gates: Tensor | None, chunk: slice) -> Float[Tensor, "F B C J"]:
+    """Of some outputs."""
+    terms = log_weights[:, chunk].unsqueeze(1) + values.unsqueeze(2)
+    if log_gates is None:
+        return terms
+    blocks = log_gates.shape[-2:]
+    rows = log_gates.repeat_interleave(log_weights.shape[1] // blocks[0], 2)[:, :, chunk]
+    return (terms.unflatten(-1, (blocks[1], -1)) + rows.unsqueeze(-1)).flatten(-2)
