@@ -121,14 +121,18 @@ class Evidence:
     def replace(self, **fields: Tensor | None) -> "Evidence":
         """With other `values`, `observed` or `log_weights` and the same latent potentials and gates."""
         kept = {"values": self.values, "observed": self.observed, "log_weights": self.log_weights}
-        return Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)  # type: ignore[arg-type]
+        return Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)
 
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
         in_order = list(variables) == list(range(self.num_variables))
         index = slice(None) if in_order else torch.tensor(variables, device=self.device)
-        parts = (self.values, self.observed, self.log_weights, self.latent)
-        return InputEvidence(*(None if x is None else x.transpose(0, 1)[index] for x in parts))
+        return InputEvidence(
+            self.values.T[index],
+            self.observed.T[index],
+            None if self.log_weights is None else self.log_weights.transpose(0, 1)[index],
+            None if self.latent is None else self.latent.transpose(0, 1)[index],
+        )
 
     def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:
         """Per group of variables the sum of their gates; None where nothing is gated."""

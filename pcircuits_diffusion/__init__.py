@@ -6,10 +6,11 @@ from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding import Step
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.joint_training import train_jointly
 from pcircuits_diffusion.logit_cache import cache_logits
 from pcircuits_diffusion.model import CoupledDiffusion, Generated
 from pcircuits_diffusion.prior_start import em_start, split_blocks
-from pcircuits_diffusion.training import train_head
+from pcircuits_diffusion.training import Objective, train_head
 
 __all__ = [
     "Backbone",
@@ -20,6 +21,7 @@ __all__ = [
     "Generated",
     "Independent",
     "MaskedTransformer",
+    "Objective",
     "Step",
     "TransformerConfig",
     "cache_logits",
@@ -29,4 +31,5 @@ __all__ = [
     "evaluate",
     "split_blocks",
     "train_head",
+    "train_jointly",
 ]

@@ -1,18 +1,20 @@
 """What the package asks of a masked diffusion language model, and the smallest wrapper that provides it."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+
+import pcircuits as pc
+from pcircuits.types import Float, Tensor
 
 
 @runtime_checkable
 class Backbone(Protocol):
     """A model that predicts every masked token of a sequence at once.
 
-    Optional capability, found with `hasattr`: `hidden(tokens, *, valid=None, span=None)`, the last hidden
-    states (B, |span|, D).
+    Optional capabilities, found with `hasattr`: `hidden(tokens, *, valid=None, span=None)`, the last hidden states
+    (B, |span|, E); `predict` with the same arguments, log marginals and hidden states of one pass.
     """
 
     vocab_size: int
@@ -27,6 +29,38 @@ class Backbone(Protocol):
         positions i (default: all). Rows of observed positions carry no meaning.
         """
         ...
+
+
+class Prediction(NamedTuple):
+    """What a backbone says of some positions: log marginals, and its hidden states where they were asked for."""
+
+    log_marginals: Float[Tensor, "B L V"]
+    hidden: Float[Tensor, "B L E"] | None
+
+
+def predict(
+    backbone: Backbone,
+    tokens: Tensor,
+    *,
+    hidden: bool,
+    valid: Tensor | None = None,
+    span: slice | None = None,
+) -> Prediction:
+    """Asks a backbone, in one pass where it can, for its log marginals and, if wanted, its hidden states.
+
+    Raises:
+        pc.ParameterError: a backbone without hidden states.
+    """
+    if not hidden:
+        return Prediction(backbone.log_marginals(tokens, valid=valid, span=span), None)
+    if hasattr(backbone, "predict"):
+        return Prediction(*backbone.predict(tokens, valid=valid, span=span))
+    if not hasattr(backbone, "hidden"):
+        raise pc.ParameterError(
+            f"{type(backbone).__name__} has no hidden states, which this head is modulated by; use modulation='none'"
+        )
+    log_marginals = backbone.log_marginals(tokens, valid=valid, span=span)
+    return Prediction(log_marginals, backbone.hidden(tokens, valid=valid, span=span))
 
 
 class CallableBackbone:

@@ -4,13 +4,15 @@ comes of it.
 Axes: B batch, L positions of the block, V tokens.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import pcircuits as pc
+from pcircuits_diffusion.modulation import Potentials
 
 
 class CoupledPosterior:
@@ -18,8 +20,11 @@ class CoupledPosterior:
     soft evidence.
     """
 
-    def __init__(self, posterior: pc.Posterior, log_targets: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, posterior: pc.Posterior, log_targets: Tensor, mask: Tensor, potentials: Potentials | None = None
+    ) -> None:
         self.posterior, self.log_targets, self.mask = posterior, log_targets, mask
+        self.potentials = potentials or Potentials()
 
     @property
     def evidence(self) -> pc.Evidence:
@@ -91,47 +96,64 @@ class Independent:
         return self.log_targets.new_zeros(len(self.mask))
 
 
-Coupling = Callable[[pc.Circuit, Tensor, Tensor, Tensor, "CouplingOptions"], Tensor]
+Coupling = Callable[[pc.Circuit, Tensor, pc.Evidence, "CouplingOptions"], Tensor]
+"""Log weights (B, L, V) from the prior, the backbone's log marginals (B, L, V), and the block's observed tokens with
+what the hidden states say of the prior.
+"""
 
 
 class CouplingOptions(NamedTuple):
-    """Exponents of the two factors of the weights, and how `projected` and `corrected` are worked out."""
+    """Exponents (B, 1, 1) of the two factors of the weights, and how `projected` and `corrected` are worked out."""
 
     backbone_exponent: Tensor
     prior_exponent: Tensor
     sweeps: int
-    differentiate_marginals: bool
+    tolerance: float | None
+    differentiate_weights: bool
+
+    def gradients(self) -> Any:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiate_weights)
 
 
-def product(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
+def product(prior: pc.Circuit, log_targets: Tensor, given: pc.Evidence, options: CouplingOptions) -> Tensor:
     """`p_theta(x_i)^a`: equation (5) of the paper at a = 1. It counts every token's frequency twice, in the backbone
     and in the circuit.
     """
     return options.backbone_exponent * log_targets
 
 
-def corrected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
+def corrected(prior: pc.Circuit, log_targets: Tensor, given: pc.Evidence, options: CouplingOptions) -> Tensor:
     """`p_theta(x_i)^a / m_i(x_i)^b` with `m_i` the circuit's own marginals given the observed tokens; tokens that the
     circuit excludes keep weight zero.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and options.differentiate_marginals):
-        marginals = prior.condition(pc.Evidence(tokens, observed=~mask)).marginals()
+    with options.gradients():
+        marginals = prior.condition(given).marginals()
     assert isinstance(marginals, Tensor)
-    possible = mask.unsqueeze(-1) & (marginals > 0)
+    possible = ~given.observed.unsqueeze(-1) & (marginals > 0)
     log_marginals = torch.where(possible, marginals, 1.0).log().to(log_targets.dtype)
     weights = options.backbone_exponent * log_targets - options.prior_exponent * log_marginals
     return torch.where(possible, weights, -torch.inf)
 
 
-def projected(prior: pc.Circuit, log_targets: Tensor, tokens: Tensor, mask: Tensor, options: CouplingOptions) -> Tensor:
-    """Weights under which the coupled marginals approach the backbone's, by sweeps of iterative proportional fitting.
+def projected(prior: pc.Circuit, log_targets: Tensor, given: pc.Evidence, options: CouplingOptions) -> Tensor:
+    """Weights under which the coupled marginals approach the backbone's, by sweeps of iterative proportional fitting;
+    with a tolerance until they are that close, or `sweeps` were made, which is warned of.
 
     The sweeps start without weights: from the weights of "corrected" they cost twice as much and, after one sweep,
-    leave the marginals of the positions visited first further off. The weights are constants of the gradient: training
-    adapts the circuit under them, and exponents do not apply.
+    leave the marginals of the positions visited first further off. Exponents do not apply.
     """
-    nothing = pc.Evidence(tokens, observed=~mask)
-    weights = pc.match_marginals(prior, nothing, log_targets, sweeps=options.sweeps).log_weights
+    if options.tolerance is None:
+        with options.gradients():
+            weights = pc.match_marginals(prior, given, log_targets, sweeps=options.sweeps).log_weights
+    else:
+        found = pc.project_marginals(prior, given, log_targets, tolerance=options.tolerance, max_sweeps=options.sweeps)
+        if not found.converged.all():
+            warnings.warn(
+                f"projected stopped at its cap of {found.sweeps} sweeps, {float(found.gap.max()):.1e} total variation "
+                f"from the backbone's marginals; the tolerance is {options.tolerance:.1e}",
+                stacklevel=2,
+            )
+        weights = found.evidence.log_weights
     assert weights is not None
     return weights
 

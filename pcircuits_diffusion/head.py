@@ -1,10 +1,14 @@
 """The coupled output head: a circuit over a block of tokens, conditioned on what a diffusion backbone predicts."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 import pcircuits as pc
 from pcircuits_diffusion.coupling import COUPLINGS, CoupledPosterior, CouplingOptions
+from pcircuits_diffusion.modulation import MODULATIONS, Modulation, Potentials
 
 
 class CoupledHead(nn.Module):
@@ -14,33 +18,45 @@ class CoupledHead(nn.Module):
         prior: any circuit over L positions with V tokens each, such as an `HMM` over a block of 32.
         coupling: "projected" (the coupled marginals stay the backbone's), "corrected" (the circuit's own marginals are
             divided out) or "product" (the paper's).
-        sweeps: of the iterative fitting of "projected".
+        sweeps: of the iterative fitting of "projected"; with a `tolerance`, at most.
+        tolerance: total variation from the backbone's marginals at which "projected" has converged; None: `sweeps` are
+            made, whatever they reach.
+        modulation: what the backbone's hidden states say of the circuit: "none" (the paper), "latent" (potentials of
+            its latent variables, App. E.1) or "parameter" (gates on its parameters, App. E.2).
+        hidden_size: of the backbone's hidden states, for modulations.
+        modulation_options: `width` and `blocks` of the modulation (see `Modulation`).
         sharpen: tau of `p_theta^(1/tau)` before it meets the circuit (the paper's `pc_temperature`); 1 leaves the
             backbone as it is.
         gamma: the head is used for rows whose mask ratio is at most gamma; None: for all. Only "product" needs it.
-        learn_exponents: train a and b of the weights `p_theta^a / m^b`.
-        differentiate_marginals: whether training "corrected" differentiates through m; else m is a constant of the
-            gradient.
+        learn_exponents: train a and b of the weights `p_theta^a / m^b`: 0 keeps them at one, 1 (True) trains one pair,
+            n a pair at each of n equally spaced mask ratios, linear in between.
+        differentiate_weights: whether training differentiates through the weights of "corrected" and "projected" (their
+            sweeps, without a tolerance); else they are constants of the gradient.
 
     Raises:
         pc.ParameterError, pc.StructureError: arguments out of range, or a prior whose variables are not tokens of one
             vocabulary.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         prior: pc.Circuit,
         *,
         coupling: str = "projected",
         sweeps: int = 1,
+        tolerance: float | None = None,
+        modulation: str = "none",
+        hidden_size: int | None = None,
+        modulation_options: Mapping[str, int] | None = None,
         sharpen: float = 1.0,
         gamma: float | None = None,
-        learn_exponents: bool = False,
-        differentiate_marginals: bool = True,
+        learn_exponents: int = 0,
+        differentiate_weights: bool = True,
     ) -> None:
         super().__init__()
-        if coupling not in COUPLINGS:
-            raise pc.ParameterError(f"`coupling` must be one of {', '.join(COUPLINGS)}; got {coupling!r}")
+        for name, value, known in (("coupling", coupling, COUPLINGS), ("modulation", modulation, MODULATIONS)):
+            if value not in known:
+                raise pc.ParameterError(f"`{name}` must be one of {', '.join(known)}; got {value!r}")
         if not isinstance(prior, pc.Circuit) or prior.num_categories is None:
             raise pc.StructureError(
                 "`prior` must be a pc.Circuit whose variables are all discrete with equally many values"
@@ -49,9 +65,40 @@ class CoupledHead(nn.Module):
             raise pc.ParameterError(f"`sharpen` must be positive, got {sharpen!r}")
         if gamma is not None and not 0 <= gamma <= 1:
             raise pc.ParameterError(f"`gamma` must be a mask ratio in [0, 1] or None, got {gamma!r}")
-        self.prior, self.coupling, self.sweeps, self.sharpen, self.gamma = prior, coupling, sweeps, sharpen, gamma
-        self.differentiate_marginals = differentiate_marginals
-        self.exponents = nn.Parameter(torch.ones(2), requires_grad=learn_exponents)
+        if tolerance is not None and not tolerance > 0:
+            raise pc.ParameterError(f"`tolerance` must be positive or None, got {tolerance!r}")
+        if not isinstance(learn_exponents, int) or learn_exponents < 0:
+            raise pc.ParameterError(f"`learn_exponents` must be a number of mask ratios, got {learn_exponents!r}")
+        self.prior, self.coupling, self.sweeps, self.tolerance = prior, coupling, sweeps, tolerance
+        self.sharpen, self.gamma, self.differentiate_weights = sharpen, gamma, differentiate_weights
+        self.exponents = nn.Parameter(torch.ones(2, max(1, learn_exponents)), requires_grad=learn_exponents > 0)
+        self.modulation: Modulation | None = None
+        if (build := MODULATIONS[modulation]) is not None:
+            if hidden_size is None:
+                raise pc.ParameterError(f"modulation {modulation!r} needs `hidden_size`, that of the backbone's states")
+            self.modulation = build(hidden_size, prior.num_units, **(modulation_options or {}))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What builds an equal head around its prior: plain values."""
+        modulation = self.modulation
+        return {
+            "coupling": self.coupling,
+            "sweeps": self.sweeps,
+            "tolerance": self.tolerance,
+            "modulation": next(k for k, v in MODULATIONS.items() if v is (modulation and type(modulation))),
+            "hidden_size": modulation and modulation.hidden_size,
+            "modulation_options": modulation and {"width": modulation.width, "blocks": modulation.blocks},
+            "sharpen": self.sharpen,
+            "gamma": self.gamma,
+            "learn_exponents": self.exponents.shape[1] if self.exponents.requires_grad else 0,
+            "differentiate_weights": self.differentiate_weights,
+        }
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether `forward` reads the backbone's hidden states."""
+        return self.modulation is not None
 
     @property
     def block_length(self) -> int:
@@ -67,7 +114,7 @@ class CoupledHead(nn.Module):
 
         Args:
             logits: (B, L, V) the backbone's predictions, normalised or not; read at masked positions.
-            hidden_states: the backbone's hidden states, for heads that are conditioned on them; this one is not.
+            hidden_states: (B, L, E) the backbone's, where the head is modulated by them; else ignored.
             tokens: (B, L) token ids; anything at masked positions.
             mask: (B, L) True where the token is to be predicted. Other tokens are hard evidence.
 
@@ -75,14 +122,26 @@ class CoupledHead(nn.Module):
             pc.ShapeError: shapes or sizes that do not fit the head. pc.EvidenceError: NaN logits, or positions without
                 any possible token.
         """
-        self._validate(logits, tokens, mask)
+        self._validate(logits, hidden_states, tokens, mask)
         tokens = torch.where(mask, 0, tokens)
         log_targets = (logits.to(self.prior.dtype) / self.sharpen).masked_fill(~mask.unsqueeze(-1), 0.0).log_softmax(-1)
-        options = CouplingOptions(self.exponents[0], self.exponents[1], self.sweeps, self.differentiate_marginals)
         with torch.autocast(logits.device.type, enabled=False):
-            weights = COUPLINGS[self.coupling](self.prior, log_targets, tokens, mask, options)
-            posterior = self.prior.condition(pc.Evidence(tokens, observed=~mask, log_weights=weights))
-        return CoupledPosterior(posterior, log_targets, mask)
+            potentials = Potentials()
+            if self.modulation is not None and hidden_states is not None:
+                potentials = self.modulation(hidden_states, mask)
+            given = pc.Evidence(tokens, observed=~mask, latent=potentials.latent, gates=potentials.gates)
+            weights = COUPLINGS[self.coupling](self.prior, log_targets, given, self._coupling_options(mask))
+            posterior = self.prior.condition(given.replace(log_weights=weights))
+        return CoupledPosterior(posterior, log_targets, mask, potentials)
+
+    def _coupling_options(self, mask: Tensor) -> CouplingOptions:
+        """With each row's exponents at its mask ratio."""
+        intervals = self.exponents.shape[1] - 1
+        place = mask.to(self.exponents.dtype).mean(-1) * intervals
+        below = place.floor().clamp(max=max(0, intervals - 1)).long()
+        above = (below + 1).clamp(max=intervals)
+        a, b = torch.lerp(self.exponents[:, below], self.exponents[:, above], place - below).view(2, -1, 1, 1)
+        return CouplingOptions(a, b, self.sweeps, self.tolerance, self.differentiate_weights)
 
     def active(self, mask: Tensor) -> Tensor:
         """(B,) rows whose share of masked positions is at most gamma: each row for itself."""
@@ -90,7 +149,9 @@ class CoupledHead(nn.Module):
             return torch.ones(len(mask), dtype=torch.bool, device=mask.device)
         return mask.double().mean(-1) <= self.gamma
 
-    def _validate(self, logits: Tensor, tokens: Tensor, mask: Tensor) -> None:
+    def _validate(self, logits: Tensor, hidden_states: Tensor | None, tokens: Tensor, mask: Tensor) -> None:
+        if self.needs_hidden and hidden_states is None:
+            raise pc.ParameterError("this head is modulated by the backbone's hidden states; give `hidden_states`")
         shape = (self.block_length, self.vocab_size)
         if logits.ndim != 3 or logits.shape[1:] != shape:
             raise pc.ShapeError(
@@ -110,4 +171,5 @@ class CoupledHead(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        return f"coupling={self.coupling}, sweeps={self.sweeps}, sharpen={self.sharpen}, gamma={self.gamma}"
+        shown = ("coupling", "sweeps", "tolerance", "sharpen", "gamma")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in shown)

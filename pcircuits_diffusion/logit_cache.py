@@ -17,26 +17,31 @@ from tqdm import tqdm
 import pcircuits as pc
 from pcircuits.files import write_safetensors
 from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.backbone import Backbone, predict
 from pcircuits_diffusion.decoding import require_marginals
 
 SHARD_WINDOWS = 1024
-KEY = "log_marginals"
+LOG_MARGINALS, HIDDEN = "log_marginals", "hidden"
 
 
 class MaskedBlocks(NamedTuple):
-    """A batch of blocks: true tokens, which of them are masked, what the backbone predicts there (zero elsewhere)."""
+    """A batch of blocks: true tokens, which of them are masked, what the backbone predicts there (zero elsewhere), and
+    its hidden states where they were asked for.
+    """
 
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
     log_marginals: Float[Tensor, "B L V"]
+    hidden: Float[Tensor, "B L E"] | None = None
 
 
 class LogitCache:
-    """Blocks (N, L), masks, and the backbone's log marginals of the masked positions, one shard every 1,024 windows."""
+    """Blocks (N, L), masks, the backbone's log marginals of the masked positions (M, V) and, where asked for, its
+    hidden states of all positions (N, L, E); one shard every 1,024 windows.
+    """
 
     def __init__(
-        self, tokens: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], shards: "list[Tensor] | list[Path]"
+        self, tokens: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], shards: "list[dict[str, Tensor] | Path]"
     ) -> None:
         self.tokens, self.mask, self.shards = tokens, mask, shards
         counts = mask.sum(-1)
@@ -49,18 +54,21 @@ class LogitCache:
     def batch(self, index: Int[Tensor, " B"]) -> MaskedBlocks:
         """The blocks of some windows, predictions in float32."""
         mask = self.mask[index]
-        found = torch.cat([self._rows(i) for i in index.tolist()]).float()
-        log_marginals = found.new_zeros(*mask.shape, found.shape[-1])
-        log_marginals[mask] = found
-        return MaskedBlocks(self.tokens[index], mask, log_marginals)
+        found = [self._window(i) for i in index.tolist()]
+        rows = torch.cat([log_marginals for log_marginals, _ in found]).float()
+        log_marginals = rows.new_zeros(*mask.shape, rows.shape[-1])
+        log_marginals[mask] = rows
+        hidden = [hidden for _, hidden in found if hidden is not None]
+        return MaskedBlocks(self.tokens[index], mask, log_marginals, torch.stack(hidden).float() if hidden else None)
 
-    def _rows(self, window: int) -> Float[Tensor, "M V"]:
+    def _window(self, window: int) -> tuple[Float[Tensor, "M V"], Float[Tensor, "L E"] | None]:
         shard, start = self.shards[window // SHARD_WINDOWS], self._starts[window]
-        rows = slice(start, start + self._counts[window])
-        if isinstance(shard, Tensor):
-            return shard[rows]
+        rows, place = slice(start, start + self._counts[window]), window % SHARD_WINDOWS
+        if isinstance(shard, dict):
+            return shard[LOG_MARGINALS][rows], shard[HIDDEN][place] if HIDDEN in shard else None
         with safe_open(shard, framework="pt") as file:
-            return file.get_slice(KEY)[rows]
+            hidden = file.get_slice(HIDDEN)[place] if HIDDEN in file.keys() else None  # noqa: SIM118
+            return file.get_slice(LOG_MARGINALS)[rows], hidden
 
 
 @torch.no_grad()
@@ -69,44 +77,52 @@ def cache_logits(
     tokens: Tensor,
     mask: Tensor,
     *,
+    hidden: bool = False,
     folder: str | os.PathLike | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> LogitCache:
-    """Masks the last L tokens of every window (N, W) as told by `mask` (N, L) and asks the backbone for all of them.
+    """Masks the last L tokens of every window (N, W) as told by `mask` (N, L) and asks the backbone for all of them;
+    with `hidden` also for its hidden states of the block.
 
     With a `folder`, shards are written there one by one, and those that an earlier run left are used.
 
     Raises:
+        pc.ParameterError: a backbone without the hidden states that are asked for.
         pc.ShapeError: windows shorter than the block, or masks that do not fit. pc.DataError: tokens that the backbone
             does not know, or a folder that was filled from other windows, masks or another backbone.
     """
     _validate(backbone, tokens, mask)
     parts = range(0, len(tokens), SHARD_WINDOWS)
-    fingerprint = _fingerprint(backbone, tokens, mask)
-    shards: list = []
+    fingerprint = _fingerprint(backbone, tokens, mask, hidden)
+    shards: list[dict[str, Tensor] | Path] = []
     for number, first in enumerate(tqdm(parts, "backbone", disable=not progress)):
         rows = slice(first, first + SHARD_WINDOWS)
         path = None if folder is None else Path(folder) / f"{number:05d}.safetensors"
         if path is not None and path.exists():
             _require_same(path, fingerprint, backbone, tokens[rows], mask[rows])
-        else:
-            predicted = torch.cat(list(_predict(backbone, tokens[rows], mask[rows], batch_size)))
-            if path is not None:
-                write_safetensors(path, {KEY: predicted}, {"fingerprint": fingerprint})
-        shards.append(predicted if path is None else path)
+            shards.append(path)
+            continue
+        parts_of_shard = list(_predict(backbone, tokens[rows], mask[rows], hidden, batch_size))
+        shard = {key: torch.cat([part[key] for part in parts_of_shard]) for key in parts_of_shard[0]}
+        if path is not None:
+            write_safetensors(path, shard, {"fingerprint": fingerprint})
+        shards.append(shard if path is None else path)
     return LogitCache(tokens[:, -mask.shape[1] :], mask, shards)
 
 
-def _predict(backbone: Backbone, tokens: Tensor, mask: Tensor, batch_size: int) -> Iterator[Float[Tensor, "M V"]]:
+def _predict(
+    backbone: Backbone, tokens: Tensor, mask: Tensor, hidden: bool, batch_size: int
+) -> Iterator[dict[str, Tensor]]:
     """Of the masked positions, window by window."""
     context = tokens.shape[1] - mask.shape[1]
-    for window, hidden in zip(tokens.split(batch_size), mask.split(batch_size), strict=True):
+    for window, masked in zip(tokens.split(batch_size), mask.split(batch_size), strict=True):
         seen = window.clone()
-        seen[:, context:][hidden] = backbone.mask_id
-        log_marginals = backbone.log_marginals(seen, span=slice(context, tokens.shape[1]))
-        require_marginals(log_marginals, hidden, backbone.vocab_size)
-        yield log_marginals[hidden].half()
+        seen[:, context:][masked] = backbone.mask_id
+        found = predict(backbone, seen, hidden=hidden, span=slice(context, tokens.shape[1]))
+        require_marginals(found.log_marginals, masked, backbone.vocab_size)
+        kept = {LOG_MARGINALS: found.log_marginals[masked].half()}
+        yield kept if found.hidden is None else {**kept, HIDDEN: found.hidden.half()}
 
 
 def _validate(backbone: Backbone, tokens: Tensor, mask: Tensor) -> None:
@@ -121,8 +137,9 @@ def _validate(backbone: Backbone, tokens: Tensor, mask: Tensor) -> None:
         raise pc.DataError(f"windows {rows} hold ids outside the backbone's 0..{backbone.vocab_size - 1}")
 
 
-def _fingerprint(backbone: Backbone, tokens: Tensor, mask: Tensor) -> str:
-    digest = hashlib.sha256(f"{backbone.vocab_size} {backbone.mask_id} {SHARD_WINDOWS} {tuple(mask.shape)}".encode())
+def _fingerprint(backbone: Backbone, tokens: Tensor, mask: Tensor, hidden: bool) -> str:
+    settings = (backbone.vocab_size, backbone.mask_id, SHARD_WINDOWS, tuple(mask.shape), hidden)
+    digest = hashlib.sha256(str(settings).encode())
     for tensor in (tokens, mask):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -133,11 +150,11 @@ def _require_same(path: Path, fingerprint: str, backbone: Backbone, tokens: Tens
     try:
         with safe_open(path, framework="pt") as file:
             same = (file.metadata() or {}).get("fingerprint") == fingerprint
-            kept = file.get_slice(KEY)[: int(mask[0].sum())] if same else None
+            kept = file.get_slice(LOG_MARGINALS)[: int(mask[0].sum())] if same else None
     except (SafetensorError, OSError) as error:
         raise pc.FormatError(f"{path} is not a whole shard of a logit cache: {error}") from error
     if kept is None:
         raise pc.DataError(f"{path} was made from other windows or masks; use an empty folder")
-    again = next(_predict(backbone, tokens[:1], mask[:1], 1))
+    again = next(_predict(backbone, tokens[:1], mask[:1], False, 1))[LOG_MARGINALS]
     if not torch.allclose(kept.float(), again.float(), rtol=0.05, atol=0.05):
         raise pc.DataError(f"{path} was made by another backbone; use an empty folder")

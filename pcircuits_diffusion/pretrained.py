@@ -14,8 +14,7 @@ from pcircuits_diffusion.head import CoupledHead
 
 FORMAT, FORMAT_VERSION = "pcircuits_diffusion.head", 1
 CONFIG_FILE, TENSORS_FILE, PRIOR_FOLDER = "head.json", "head.safetensors", "prior"
-OPTIONS = ("coupling", "sweeps", "sharpen", "gamma", "differentiate_marginals")
-FIELDS = {"backbone", "options", "learn_exponents", "sha256"}
+FIELDS = {"backbone", "options", "sha256"}
 
 
 class BackboneInfo(NamedTuple):
@@ -37,8 +36,7 @@ def save_head(
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "backbone": backbone._asdict(),
-        "options": {name: getattr(head, name) for name in OPTIONS},
-        "learn_exponents": head.exponents.requires_grad,
+        "options": head.options,
         "sha256": sha256,
     }
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1).encode() + b"\n")
@@ -55,7 +53,7 @@ def load_head(folder: str | os.PathLike) -> tuple[CoupledHead, BackboneInfo]:
     tensors = read_safetensors(folder / TENSORS_FILE, sha256=config["sha256"]).tensors
     prior = pc.load(folder / PRIOR_FOLDER)
     try:
-        head = CoupledHead(prior, **config["options"], learn_exponents=config["learn_exponents"])
+        head = CoupledHead(prior, **config["options"])
         backbone = BackboneInfo(**config["backbone"])
     except (TypeError, ValueError) as error:
         raise pc.FormatError(f"{folder / CONFIG_FILE} does not describe a head: {error}") from error

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,10 +16,38 @@ import pcircuits as pc
 from pcircuits import learning
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.coupling import CoupledPosterior
 from pcircuits_diffusion.head import CoupledHead
-from pcircuits_diffusion.logit_cache import LogitCache, MaskedBlocks, cache_logits
+from pcircuits_diffusion.logit_cache import MaskedBlocks, cache_logits
 
 EPOCHS = 1_000_003  # neighbouring seeds share no epoch's order
+
+
+class Objective(NamedTuple):
+    """What training maximises, in nats.
+
+    Attributes:
+        per_token: `w` of objective (7) is one over the number of masked tokens, so that losses are nats a masked token
+            and all mask ratios count alike; else it is 1, and losses are nats a block.
+        penalty: nats a block that a mean square of one of a modulation's potentials costs (see `Modulation`).
+    """
+
+    per_token: bool = True
+    penalty: float = 0.0
+
+    def of_head(self, head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
+        """Of cached blocks."""
+        device = next(head.parameters()).device
+        tokens, mask, log_marginals = (field.to(device) for field in blocks[:3])
+        hidden = None if blocks.hidden is None else blocks.hidden.to(device)
+        return self.of(head(log_marginals, hidden, tokens, mask), tokens)
+
+    def of(self, distribution: CoupledPosterior, tokens: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """`log p_hat(x0 | x_t)`, weighted, less the penalty."""
+        score = distribution.log_prob(tokens)
+        if self.penalty > 0:
+            score = score - self.penalty * distribution.potentials.penalty()
+        return score / distribution.mask.sum(-1) if self.per_token else score
 
 
 def train_head(
@@ -30,7 +58,7 @@ def train_head(
     valid: Tensor | None = None,
     cache: str | os.PathLike | None = None,
     masks_per_window: int = 1,
-    per_token: bool = True,
+    objective: Objective | None = None,
     seed: int,
     **options: Any,
 ) -> learning.History:
@@ -42,9 +70,9 @@ def train_head(
     Args:
         tokens: windows (N, W), the block of L tokens at their end, context before it.
         valid: held-out windows, masked once by the same seed.
-        per_token: `w` is one over the number of masked tokens, so that losses are nats a masked token and all mask
-            ratios count alike; else it is 1, and losses are nats a block.
-        cache: a folder for the backbone's predictions, in memory if left out (2 V bytes a masked token).
+        cache: a folder for the backbone's predictions, in memory if left out (2 V bytes a masked token, and 2 E bytes a
+            token for heads that read hidden states).
+        objective: how masked tokens are weighted, and a penalty.
         seed: of the masks and of the order of windows. The same call resumes bit by bit.
         options: those of `pcircuits.learning.fit`: epochs, batch_size (32), learner (Adam), patience, checkpoint,
             checkpoint_every, resume, on_epoch, progress.
@@ -54,41 +82,37 @@ def train_head(
             the root and some are negative, so that updates which divide by total flows are undefined.
         pc.ShapeError, pc.DataError: windows shorter than the head's block, or with tokens that the backbone lacks.
     """
-    _require_gradient(options.setdefault("learner", "adam"))
-    _require_fit(head, backbone, tokens, valid, masks_per_window)
+    require_gradient(options.setdefault("learner", "adam"))
+    require_fit(head, backbone, tokens, valid, masks_per_window)
     show, batch_size = options.setdefault("progress", True), options.pop("batch_size", 32)
-    windows = tokens.repeat_interleave(masks_per_window, 0)
-    streams = {"train": _blocks(head, backbone, windows, _subfolder(cache, "train"), seed, progress=show)}
-    if valid is not None:
-        streams["valid"] = _blocks(head, backbone, valid, _subfolder(cache, "valid"), seed + 1, progress=show)
-    data = ShuffledBlocks(streams["train"], batch_size, seed)
-    held_out = None if valid is None else ShuffledBlocks(streams["valid"], batch_size, None)
-    objective = log_prob_per_token if per_token else log_prob
-    return pc.fit(head, data, valid=held_out, objective=objective, seed=seed, **options)
+    data: dict[str, ShuffledBlocks] = {}
+    for name, (windows, mask) in masked_windows(head, tokens, valid, masks_per_window, seed).items():
+        folder = None if cache is None else Path(cache) / name
+        found = cache_logits(backbone, windows, mask, hidden=head.needs_hidden, folder=folder, progress=show)
+        data[name] = ShuffledBlocks(found, batch_size, seed if name == "train" else None)
+    return pc.fit(
+        head, data["train"], valid=data.get("valid"), objective=(objective or Objective()).of_head, seed=seed, **options
+    )
 
 
-def log_prob(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
-    """`log p_hat(x0 | x_t)` of each block, in nats."""
-    device = next(head.parameters()).device
-    tokens, mask, log_marginals = (field.to(device) for field in blocks)
-    return head(log_marginals, None, tokens, mask).log_prob(tokens)
+@runtime_checkable
+class Blocks(Protocol):
+    """Blocks that batches are taken from."""
 
-
-def log_prob_per_token(head: nn.Module, blocks: MaskedBlocks) -> Float[Tensor, " B"]:
-    """`log p_hat(x0 | x_t)` over the number of masked tokens."""
-    return log_prob(head, blocks) / blocks.mask.sum(-1).to(next(head.parameters()).device)
+    def __len__(self) -> int: ...
+    def batch(self, index: Int[Tensor, " B"]) -> Any: ...
 
 
 class ShuffledBlocks:
-    """Batches of cached blocks in an order of each epoch's own; without a seed in the order they have."""
+    """Batches of blocks in an order of each epoch's own; without a seed in the order they have."""
 
-    def __init__(self, cache: LogitCache, batch_size: int, seed: int | None) -> None:
+    def __init__(self, cache: Blocks, batch_size: int, seed: int | None) -> None:
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
 
     def __len__(self) -> int:
         return math.ceil(len(self.cache) / self.batch_size)
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[MaskedBlocks]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Any]:
         order = torch.arange(len(self.cache))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * EPOCHS + epoch)
@@ -107,26 +131,21 @@ def draw_masks(count: int, length: int, *, highest: float = 1.0, generator: torc
     return (uniform < ratios.unsqueeze(-1)) | (uniform == uniform.amin(-1, keepdim=True))
 
 
-def _blocks(
-    head: CoupledHead,
-    backbone: Backbone,
-    tokens: Int[Tensor, "N W"],
-    folder: Path | None,
-    seed: int,
-    *,
-    progress: bool,
-) -> LogitCache:
-    generator = torch.Generator().manual_seed(seed)
+def masked_windows(
+    head: CoupledHead, tokens: Tensor, valid: Tensor | None, masks_per_window: int, seed: int
+) -> dict[str, tuple[Int[Tensor, "N W"], Bool[Tensor, "N L"]]]:
+    """The training windows as often as they are masked, and the held-out ones, each with its masks."""
+    parts = {"train": tokens.repeat_interleave(masks_per_window, 0)} | ({} if valid is None else {"valid": valid})
     highest = 1.0 if head.gamma is None else head.gamma
-    mask = draw_masks(len(tokens), head.block_length, highest=highest, generator=generator)
-    return cache_logits(backbone, tokens, mask, folder=folder, progress=progress)
+    generators = {name: torch.Generator().manual_seed(seed + n) for n, name in enumerate(parts)}
+    return {
+        name: (windows, draw_masks(len(windows), head.block_length, highest=highest, generator=generators[name]))
+        for name, windows in parts.items()
+    }
 
 
-def _subfolder(cache: str | os.PathLike | None, name: str) -> Path | None:
-    return None if cache is None else Path(cache) / name
-
-
-def _require_gradient(learner: learning.Learner | str) -> None:
+def require_gradient(learner: learning.Learner | str) -> None:
+    """Raises for learners that cannot follow objective (7)."""
     kind = learning.LEARNERS.get(learner) if isinstance(learner, str) else type(learner)
     if kind is not None and issubclass(kind, learning.StatisticsLearner):
         raise pc.ParameterError(
@@ -135,9 +154,10 @@ def _require_gradient(learner: learning.Learner | str) -> None:
         )
 
 
-def _require_fit(
+def require_fit(
     head: CoupledHead, backbone: Backbone, tokens: Tensor, valid: Tensor | None, masks_per_window: int
 ) -> None:
+    """Raises unless head, backbone and windows belong together."""
     if head.vocab_size != backbone.vocab_size:
         raise pc.ShapeError(f"the head has {head.vocab_size} tokens, the backbone {backbone.vocab_size}")
     if not isinstance(masks_per_window, int) or masks_per_window < 1:

@@ -115,6 +115,13 @@ class MaskedTransformer(nn.Module):
         """log p(x_i = v | unmasked tokens), (B, |span|, V); see `Backbone.log_marginals`."""
         return self.logits(self.hidden(tokens, valid=valid, span=span)).log_softmax(-1)
 
+    def predict(
+        self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log marginals (B, |span|, V) and hidden states (B, |span|, D) of one pass, with gradients."""
+        states = self(tokens, valid)[:, span or slice(None)]
+        return self.logits(states).log_softmax(-1), states
+
     @torch.no_grad()
     def hidden(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Tensor:
         """The last hidden states, after the final norm, (B, |span|, D)."""

@@ -7,7 +7,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.backbone import Backbone, predict
 from pcircuits_diffusion.coupling import Independent
 from pcircuits_diffusion.decoding.canvas import Canvas
 from pcircuits_diffusion.decoding.proposals import SAMPLERS, Commit, Distribution, View
@@ -38,7 +38,7 @@ class Models(NamedTuple):
 
     def distribution(self, view: View, coupled: bool) -> Distribution:
         if coupled and self.head is not None:
-            return self.head(view.log_marginals, None, view.tokens, view.mask)
+            return self.head(view.log_marginals, view.hidden, view.tokens, view.mask)
         return Independent(view.log_marginals.masked_fill(~view.mask.unsqueeze(-1), 0.0), view.tokens, view.mask)
 
     def coupled_rows(self, mask: Bool[Tensor, "R L"]) -> Bool[Tensor, " R"]:
@@ -59,7 +59,7 @@ def decode(
             rows = allowed.any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 break
-            view = _look(models.backbone, canvas, region, rows, allowed[rows], steps_left)
+            view = _look(models, canvas, region, rows, allowed[rows], steps_left)
             committed = canvas.commit(region, rows, *propose(models, view, rows, settings, randomness))
             if settings.after_eos == "observe":
                 canvas.close_ended()
@@ -68,7 +68,7 @@ def decode(
 
 
 def _look(
-    backbone: Backbone,
+    models: Models,
     canvas: Canvas,
     region: Region,
     rows: Int[Tensor, " R"],
@@ -78,11 +78,14 @@ def _look(
     """The region of some rows, with what the backbone predicts there."""
     valid = canvas.valid[rows, region.seen]
     tokens = canvas.tokens[rows, region.seen]
-    log_marginals = backbone.log_marginals(tokens, valid=None if valid.all() else valid, span=region.span)
+    needs_hidden = models.head is not None and models.head.needs_hidden
+    found = predict(
+        models.backbone, tokens, hidden=needs_hidden, valid=None if valid.all() else valid, span=region.span
+    )
     mask = canvas.mask[rows, region.decoded]
-    require_marginals(log_marginals, mask, backbone.vocab_size)
+    require_marginals(found.log_marginals, mask, models.backbone.vocab_size)
     counts = linear(allowed.sum(-1), steps_left)
-    return View(tokens[:, region.span], mask, allowed, counts, log_marginals)
+    return View(tokens[:, region.span], mask, allowed, counts, found.log_marginals, found.hidden)
 
 
 def propose(models: Models, view: View, rows: Int[Tensor, " R"], settings: Settings, randomness: Randomness) -> Commit:

@@ -35,9 +35,11 @@ class View(NamedTuple):
     open: Bool[Tensor, "B L"]
     counts: Int[Tensor, " B"]
     log_marginals: Float[Tensor, "B L V"]
+    hidden: Float[Tensor, "B L E"] | None = None
 
     def rows(self, index: Int[Tensor, " R"]) -> "View":
-        return View(*(field[index] for field in self))
+        chosen = View(*(field[index] for field in self[:-1]))
+        return chosen._replace(hidden=None if self.hidden is None else self.hidden[index])
 
 
 class Commit(NamedTuple):

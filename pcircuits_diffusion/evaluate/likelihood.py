@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.backbone import Backbone, Prediction, predict
 from pcircuits_diffusion.evaluate.curves import FACTORISED, SEQUENTIAL, MaskRatioCurves, StepLikelihoods
 from pcircuits_diffusion.evaluate.orders import RATIOS, draw_orders, masked_at, masked_counts, next_group
 from pcircuits_diffusion.evaluate.questions import Answers, Question, Questions
-from pcircuits_diffusion.evaluate.rules import Rule, factorised, gated, prior_alone
+from pcircuits_diffusion.evaluate.rules import Rule, factorised, gated, needs_hidden, prior_alone
 from pcircuits_diffusion.head import CoupledHead
 
 
@@ -124,8 +124,9 @@ def _answer(
     shape = ranks.shape[:2]
     answers = {name: {q: torch.zeros(shape, dtype=torch.float64) for q in asked} for name, (_, asked) in models.items()}
     counts = sorted({masked for _, asked in models.values() for masked, _ in asked}, reverse=True)
+    hidden = any(needs_hidden(rule) for rule, _ in models.values())
     for rows, order, masked in _jobs(len(tokens), len(ranks), counts, setting):
-        state = _State.of(backbone, tokens[rows], ranks[order, rows], masked)
+        state = _State.of(backbone, tokens[rows], ranks[order, rows], masked, hidden)
         for name, (rule, asked) in models.items():
             sizes = [size for count, size in asked if count == masked]
             for size, nats in state.nats(rule, sizes) if sizes else ():
@@ -149,19 +150,21 @@ class _State(NamedTuple):
     ranks: Int[Tensor, "B L"]
     masked: int
     mask: Bool[Tensor, "B L"]
-    log_marginals: Float[Tensor, "B L V"]
+    predicted: Prediction
 
     @classmethod
-    def of(cls, backbone: Backbone, tokens: Int[Tensor, "B W"], ranks: Int[Tensor, "B L"], masked: int) -> "_State":
+    def of(
+        cls, backbone: Backbone, tokens: Int[Tensor, "B W"], ranks: Int[Tensor, "B L"], masked: int, hidden: bool
+    ) -> "_State":
         span = slice(tokens.shape[1] - ranks.shape[1], tokens.shape[1])
         mask = masked_at(ranks, masked)
         inputs = tokens.clone()
         inputs[:, span].masked_fill_(mask, backbone.mask_id)
-        return cls(tokens[:, span], ranks, masked, mask, backbone.log_marginals(inputs, span=span))
+        return cls(tokens[:, span], ranks, masked, mask, predict(backbone, inputs, hidden=hidden, span=span))
 
     def nats(self, rule: Rule, sizes: Sequence[int]) -> Iterator[tuple[int, Float[Tensor, " B"]]]:
         """Negative log-likelihood of the next group of each size; the rule never sees the masked tokens."""
-        distribution = rule(self.log_marginals, None, torch.where(self.mask, 0, self.blocks), self.mask)
+        distribution = rule(*self.predicted, torch.where(self.mask, 0, self.blocks), self.mask)
         for size in sizes:
             group = next_group(self.ranks, self.masked, size)
             yield size, -distribution.log_prob(self.blocks, variables=group)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.types import Int, Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.backbone import Backbone, predict
 from pcircuits_diffusion.evaluate.orders import draw_orders, masked_at
-from pcircuits_diffusion.evaluate.rules import Rule
+from pcircuits_diffusion.evaluate.rules import Rule, needs_hidden
 
 
 class Overhead(NamedTuple):
@@ -61,13 +61,13 @@ def _measure(
     span = slice(tokens.shape[1] - block_length, tokens.shape[1])
     inputs = tokens.clone()
     inputs[:, span].masked_fill_(mask, backbone.mask_id)
-    log_marginals = backbone.log_marginals(inputs, span=span)
+    predicted = predict(backbone, inputs, hidden=needs_hidden(head), span=span)
 
     def backbone_step() -> object:
         return backbone.log_marginals(inputs, span=span)
 
     def head_step() -> object:
-        return head(log_marginals, None, inputs[:, span], mask).sample(1, generator=generator)  # type: ignore[attr-defined]
+        return head(*predicted, inputs[:, span], mask).sample(1, generator=generator)  # type: ignore[attr-defined]
 
     head_step()
     pairs = [(_milliseconds(backbone_step), _milliseconds(head_step)) for _ in range(repeats)]

@@ -11,7 +11,7 @@ from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.logit_cache import LogitCache, cache_logits
 from pcircuits_diffusion.prior_start import em_start, split_blocks, states_from_hidden
-from pcircuits_diffusion.training import draw_masks, log_prob_per_token, train_head
+from pcircuits_diffusion.training import Objective, draw_masks, train_head
 from tests.diffusion.tiny_models import LENGTH, MASK, VOCAB, hmm, table_backbone, transformer
 
 COUNTING: list[int] = []
@@ -126,7 +126,7 @@ def test_cache_refuses_predictions_that_are_nan(windows: torch.Tensor, mask: tor
 
 def mean_nats(head: CoupledHead, cache: LogitCache) -> float:
     with torch.no_grad():
-        return -log_prob_per_token(head, cache.batch(torch.arange(len(cache)))).mean().item()
+        return -Objective().of_head(head, cache.batch(torch.arange(len(cache)))).mean().item()
 
 
 @pytest.mark.parametrize("coupling", ["projected", "corrected", "product"])
@@ -138,7 +138,7 @@ def test_training_lowers_the_loss(windows: torch.Tensor, mask: torch.Tensor, cou
     head = CoupledHead(pc.HMM(2, VOCAB, LENGTH, seed=0), coupling=coupling, learn_exponents=coupling != "projected")
     cache = cache_logits(backbone, windows, mask)
     start = mean_nats(head, cache)
-    options = {"epochs": 4, "learner": pc.Adam(lr=0.1), "masks_per_window": 2, "per_token": per_token}
+    options = {"epochs": 4, "learner": pc.Adam(lr=0.1), "masks_per_window": 2, "objective": Objective(per_token)}
     history = train_head(head, backbone, windows, valid=windows[:32], seed=0, progress=False, **options)
     assert mean_nats(head, cache) < start - 0.03
     assert history.initial_valid_loss is not None and history.valid_loss[-1] is not None
@@ -159,11 +159,12 @@ def test_the_backbone_is_frozen(windows: torch.Tensor) -> None:
 def test_a_threshold_bounds_the_ratios(windows: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
 
-    def recorded(head: torch.nn.Module, blocks: Any) -> torch.Tensor:
-        shares.append(blocks.mask.float().mean().item())
-        return log_prob_per_token(head, blocks)
+    def recorded(self: Objective, distribution: Any, tokens: torch.Tensor) -> torch.Tensor:
+        shares.append(distribution.mask.float().mean().item())
+        return original(self, distribution, tokens)
 
-    monkeypatch.setattr("pcircuits_diffusion.training.log_prob_per_token", recorded)
+    original = Objective.of
+    monkeypatch.setattr(Objective, "of", recorded)
     for gamma in (None, 0.3):
         train_head(CoupledHead(hmm(), gamma=gamma), BACKBONE, windows, epochs=1, batch_size=96, seed=0, progress=False)
     assert shares[0] > 0.5 and shares[1] < 0.35
@@ -176,16 +177,18 @@ def test_an_interrupted_run_resumes_bit_by_bit(windows: torch.Tensor, tmp_path: 
         history = train_head(head, BACKBONE, windows, epochs=3, seed=4, **common, **options)
         return head.state_dict(), history.train_loss
 
-    def stop(model: torch.nn.Module, blocks: Any) -> torch.Tensor:
+    def stop(self: Objective, distribution: Any, tokens: torch.Tensor) -> torch.Tensor:
         if len(calls) == 4:
             raise KeyboardInterrupt
         calls.append(1)
-        return log_prob_per_token(model, blocks)
+        return original(self, distribution, tokens)
+
+    original = Objective.of
 
     expected, losses = run(tmp_path / "whole")
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pcircuits_diffusion.training.log_prob_per_token", stop)
+        patch.setattr(Objective, "of", stop)
         run(tmp_path / "part")
     found, again = run(tmp_path / "part", resume=True)
     assert again == losses and all(tensor.equal(found[name]) for name, tensor in expected.items())
