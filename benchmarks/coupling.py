@@ -15,17 +15,26 @@ from pcircuits_diffusion import corpus, evaluate, plot
 from pcircuits_diffusion.coupling import COUPLINGS
 from pcircuits_diffusion.evaluate import tables
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.model import CoupledDiffusion
 
 PAPER = {0.1: 0.49, 0.3: 0.64, 0.5: 0.73, 0.7: 0.70, 0.9: 0.28}
 """Shares of the log-perplexity gap closed, LLaDA-8B on MathInstruct (Li et al. 2026, read off Fig. 1)."""
 SHIPPED = "shipped head"
 
 
-def all_heads(shipped: CoupledHead) -> dict[str, CoupledHead]:
-    """The shipped head, and every other coupling of its prior, with nothing but the prior trained."""
+def all_heads(loaded: trained.Trained, folder: Path | None) -> dict[str, CoupledHead]:
+    """The shipped head; every other coupling of its prior, with nothing but the prior trained; and the trained heads of a
+    folder (see `benchmarks.train_couplings`).
+    """
+    shipped = loaded.head
     others = {name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}
     others["projected, 2 sweeps"] = CoupledHead(shipped.prior, sweeps=2)
-    return {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
+    heads = {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
+    for path in sorted(folder.glob("*/head.json")) if folder else ():
+        found = CoupledDiffusion.from_pretrained(path.parent, backbone=loaded.backbone).head
+        assert found is not None
+        heads[f"{path.parent.name}, trained"] = found
+    return heads
 
 
 def _same(head: CoupledHead, other: CoupledHead) -> bool:
@@ -41,7 +50,7 @@ def measure(loaded: trained.Trained, options: argparse.Namespace) -> tuple[evalu
     frequencies = trained.token_counts(loaded.tokenizer, gsm8k.load("train"))
     study = evaluate.study(
         loaded.backbone,
-        all_heads(loaded.head),
+        all_heads(loaded, options.heads),
         windows.tokens,
         windows.document,
         block_length=loaded.block_length,
@@ -84,19 +93,21 @@ def results(
     }
 
 
-def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, folder: Path, suffix: str) -> None:
+def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, folder: Path, pattern: str) -> None:
     """Two figures of the shipped head alone, so that they stay readable; the JSON has every coupling."""
     ratios, steps = study.ratios.only(SHIPPED), study.steps.only(SHIPPED)
     title = "GSM8K: what a coupled head recovers in one step"
     figure = plot.plot_mask_ratios(ratios, bootstrap, title=title, published=PAPER)
-    figure.savefig(folder / f"coupling{suffix}.png", dpi=150)
+    figure.savefig(folder / pattern.format(""), dpi=150)
     figure = plot.plot_steps(steps, bootstrap, title="GSM8K: likelihood of sampling in few steps")
-    figure.savefig(folder / f"coupling_steps{suffix}.png", dpi=150)
+    figure.savefig(folder / pattern.format("_steps"), dpi=150)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = trained.parser(__doc__)
     parser.add_argument("--windows", type=int, default=None, help="default: 256, reduced 48")
+    parser.add_argument("--heads", type=Path, help="a folder of trained heads to compare")
+    parser.add_argument("--name", default="coupling", help="of the result's files")
     parser.add_argument("--orders", type=int, default=None, help="random orders a window; default: 2, reduced 1")
     options = parser.parse_args(arguments)
     options.windows = options.windows or (48 if options.reduced else 256)
@@ -106,8 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     show(study, bootstrap)
     suffix = "_reduced" if options.reduced else ""
     found = results(study, bootstrap, loaded, options)
-    path = record.write(f"coupling{suffix}", found, seed=options.seed, folder=options.out)
-    draw(study, bootstrap, options.out, suffix)
+    path = record.write(f"{options.name}{suffix}", found, seed=options.seed, folder=options.out)
+    draw(study, bootstrap, options.out, f"{options.name}{{}}{suffix}.png")
     print(f"wrote {path.name} and two figures to {path.parent.name}/")
 
 

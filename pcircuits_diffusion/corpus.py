@@ -141,11 +141,14 @@ def encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Tensor]:
     return [torch.tensor(e.ids) for e in tokenizer.encode_batch([document.text for document in documents])]
 
 
-def stream_windows(documents: Sequence[Tensor], length: int, *, eos_id: int) -> Tensor:
-    """Documents joined by end-of-text and cut into windows (N, length) that run across them: text to learn from."""
+def stream_windows(documents: Sequence[Tensor], length: int, *, eos_id: int, stride: int | None = None) -> Tensor:
+    """Documents joined by end-of-text and cut into windows (N, length) that run across them: text to learn from.
+
+    A window begins every `stride` tokens, by default where the one before ends.
+    """
     eos = torch.tensor([eos_id])
     joined = torch.cat([piece for document in documents for piece in (document, eos)])
-    return joined[: len(joined) // length * length].view(-1, length)
+    return joined.unfold(0, length, stride or length)
 
 
 def windows(

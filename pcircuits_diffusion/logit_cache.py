@@ -85,7 +85,8 @@ def cache_logits(
     """Masks the last L tokens of every window (N, W) as told by `mask` (N, L) and asks the backbone for all of them;
     with `hidden` also for its hidden states of the block.
 
-    With a `folder`, shards are written there one by one, and those that an earlier run left are used.
+    With a `folder`, shards are written there one by one, and those that an earlier run left are used; what was made
+    with hidden states serves heads without them too.
 
     Raises:
         pc.ParameterError: a backbone without the hidden states that are asked for.
@@ -94,13 +95,13 @@ def cache_logits(
     """
     _validate(backbone, tokens, mask)
     parts = range(0, len(tokens), SHARD_WINDOWS)
-    fingerprint = _fingerprint(backbone, tokens, mask, hidden)
+    fingerprint = _fingerprint(backbone, tokens, mask)
     shards: list[dict[str, Tensor] | Path] = []
     for number, first in enumerate(tqdm(parts, "backbone", disable=not progress)):
         rows = slice(first, first + SHARD_WINDOWS)
         path = None if folder is None else Path(folder) / f"{number:05d}.safetensors"
         if path is not None and path.exists():
-            _require_same(path, fingerprint, backbone, tokens[rows], mask[rows])
+            _require_same(path, fingerprint, backbone, tokens[rows], mask[rows], hidden)
             shards.append(path)
             continue
         parts_of_shard = list(_predict(backbone, tokens[rows], mask[rows], hidden, batch_size))
@@ -137,24 +138,27 @@ def _validate(backbone: Backbone, tokens: Tensor, mask: Tensor) -> None:
         raise pc.DataError(f"windows {rows} hold ids outside the backbone's 0..{backbone.vocab_size - 1}")
 
 
-def _fingerprint(backbone: Backbone, tokens: Tensor, mask: Tensor, hidden: bool) -> str:
-    settings = (backbone.vocab_size, backbone.mask_id, SHARD_WINDOWS, tuple(mask.shape), hidden)
+def _fingerprint(backbone: Backbone, tokens: Tensor, mask: Tensor) -> str:
+    settings = (backbone.vocab_size, backbone.mask_id, SHARD_WINDOWS, tuple(mask.shape))
     digest = hashlib.sha256(str(settings).encode())
     for tensor in (tokens, mask):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _require_same(path: Path, fingerprint: str, backbone: Backbone, tokens: Tensor, mask: Tensor) -> None:
+def _require_same(path: Path, fingerprint: str, backbone: Backbone, tokens: Tensor, mask: Tensor, hidden: bool) -> None:
     """That a shard holds these windows, by its fingerprint, and this backbone, by asking it for the first one again."""
     try:
         with safe_open(path, framework="pt") as file:
             same = (file.metadata() or {}).get("fingerprint") == fingerprint
             kept = file.get_slice(LOG_MARGINALS)[: int(mask[0].sum())] if same else None
+            lacks_hidden = hidden and HIDDEN not in file.keys()  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise pc.FormatError(f"{path} is not a whole shard of a logit cache: {error}") from error
     if kept is None:
         raise pc.DataError(f"{path} was made from other windows or masks; use an empty folder")
+    if lacks_hidden:
+        raise pc.DataError(f"{path} was made without hidden states, which this head reads; use an empty folder")
     again = next(_predict(backbone, tokens[:1], mask[:1], False, 1))[LOG_MARGINALS]
     if not torch.allclose(kept.float(), again.float(), rtol=0.05, atol=0.05):
         raise pc.DataError(f"{path} was made by another backbone; use an empty folder")
