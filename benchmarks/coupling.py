@@ -23,8 +23,8 @@ SHIPPED = "shipped head"
 
 
 def all_heads(loaded: trained.Trained, folder: Path | None) -> dict[str, CoupledHead]:
-    """The shipped head; every other coupling of its prior, with nothing but the prior trained; and the trained heads of a
-    folder (see `benchmarks.train_couplings`).
+    """The shipped head; every other coupling of its prior, with nothing but the prior trained; and the trained heads of
+    a folder (see `benchmarks.train_couplings`).
     """
     shipped = loaded.head
     others = {name: CoupledHead(shipped.prior, coupling=name) for name in COUPLINGS}
@@ -32,7 +32,7 @@ def all_heads(loaded: trained.Trained, folder: Path | None) -> dict[str, Coupled
     heads = {SHIPPED: shipped, **{name: head for name, head in others.items() if not _same(head, shipped)}}
     for path in sorted(folder.glob("*/head.json")) if folder else ():
         found = CoupledDiffusion.from_pretrained(path.parent, backbone=loaded.backbone).head
-        assert found is not None
+        assert isinstance(found, CoupledHead)
         heads[f"{path.parent.name}, trained"] = found
     return heads
 

@@ -1,14 +1,13 @@
 """Trains every coupling under every modulation with one budget: `python -m benchmarks.train_couplings --out FOLDER`.
 
 All start from the shipped prior and see the same windows of the GSM8K training text, masked alike; the backbone is
-frozen, its predictions are cached in the folder. `benchmarks.coupling --heads FOLDER` compares what comes out. Interrupted
-runs go on where they stopped.
+frozen, its predictions are cached in the folder. `benchmarks.coupling --heads FOLDER` compares what comes out.
+Interrupted runs go on where they stopped.
 """
 
 import argparse
 import itertools
 import json
-from pathlib import Path
 
 import torch
 

@@ -56,7 +56,7 @@ def load(folder: Path = FOLDER) -> Trained:
     """
     backbone = MaskedTransformer.load(folder)
     head = CoupledDiffusion.from_pretrained(folder / "head", backbone=backbone).head
-    assert head is not None
+    assert isinstance(head, CoupledHead)
     judge = MaskedTransformer.load(folder / "judge") if (folder / "judge").is_dir() else None
     return Trained(backbone, corpus.load_tokenizer(folder), head, judge)
 

@@ -8,6 +8,7 @@ from pcircuits_diffusion.decoding import Step
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.joint_training import train_jointly
 from pcircuits_diffusion.logit_cache import cache_logits
+from pcircuits_diffusion.mixture import HeadMixture, MixturePosterior
 from pcircuits_diffusion.model import CoupledDiffusion, Generated
 from pcircuits_diffusion.prior_start import em_start, split_blocks
 from pcircuits_diffusion.training import Objective, train_head
@@ -19,8 +20,10 @@ __all__ = [
     "CoupledHead",
     "CoupledPosterior",
     "Generated",
+    "HeadMixture",
     "Independent",
     "MaskedTransformer",
+    "MixturePosterior",
     "Objective",
     "Step",
     "TransformerConfig",

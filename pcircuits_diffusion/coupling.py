@@ -51,8 +51,19 @@ class CoupledPosterior:
         assert isinstance(marginals, Tensor)
         return marginals
 
+    def conditional_marginals(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, V) marginals once all but the masked tokens are hard evidence; what is known of the others stays."""
+        given = self.evidence.replace(values=torch.where(mask, 0, tokens), observed=~mask)
+        marginals = self.posterior.circuit.condition(given).marginals()
+        assert isinstance(marginals, Tensor)
+        return marginals
+
     def mpe(self) -> pc.MPE:
         return self.posterior.mpe()
+
+    def penalty(self) -> Tensor:
+        """(B,) mean squares of the modulation's potentials; see `Objective`."""
+        return self.potentials.penalty()
 
     def marginal_gap(self) -> Tensor:
         """(B,) largest total variation, over masked positions, between the coupled marginals and the backbone's."""
@@ -87,6 +98,10 @@ class Independent:
         """(B, L, V), one-hot at observed positions."""
         certain = torch.nn.functional.one_hot(self.tokens, self.log_targets.shape[-1]).to(self.log_targets.dtype)
         return torch.where(self.mask.unsqueeze(-1), self.log_targets.exp(), certain)
+
+    def conditional_marginals(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, V) marginals with all but the masked tokens fixed."""
+        return Independent(self.log_targets, tokens, mask).marginals()
 
     def mpe(self) -> pc.MPE:
         values = self.sample(temperature=0.0)[0]

@@ -13,6 +13,7 @@ from pcircuits import learning
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.coupling import CoupledPosterior
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.mixture import HeadMixture, MixturePosterior
 from pcircuits_diffusion.training import Objective, ShuffledBlocks, masked_windows, require_fit, require_gradient
 
 
@@ -33,11 +34,11 @@ class MaskedWindows:
 class Joint(nn.Module):
     """A head and a backbone as one module."""
 
-    def __init__(self, head: CoupledHead, backbone: nn.Module) -> None:
+    def __init__(self, head: CoupledHead | HeadMixture, backbone: nn.Module) -> None:
         super().__init__()
         self.head, self.backbone = head, backbone
 
-    def forward(self, blocks: MaskedWindows) -> CoupledPosterior:
+    def forward(self, blocks: MaskedWindows) -> CoupledPosterior | MixturePosterior:
         """The coupled distribution of the blocks, with gradients of both."""
         tokens, mask = blocks.tokens, blocks.mask
         span = slice(tokens.shape[1] - mask.shape[1], tokens.shape[1])
@@ -48,7 +49,7 @@ class Joint(nn.Module):
 
 
 def train_jointly(
-    head: CoupledHead,
+    head: CoupledHead | HeadMixture,
     backbone: Any,
     tokens: Tensor,
     *,

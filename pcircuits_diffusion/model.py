@@ -22,6 +22,7 @@ from pcircuits_diffusion.decoding import (
     decode,
 )
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.mixture import HeadMixture
 from pcircuits_diffusion.pretrained import BackboneInfo, load_head, save_head
 
 DEFAULT_BLOCK = 32
@@ -46,7 +47,7 @@ class CoupledDiffusion:
         pc.ShapeError: a head for another vocabulary.
     """
 
-    def __init__(self, backbone: Backbone, head: CoupledHead | None = None) -> None:
+    def __init__(self, backbone: Backbone, head: CoupledHead | HeadMixture | None = None) -> None:
         if head is not None and head.vocab_size != backbone.vocab_size:
             raise pc.ShapeError(f"the head has {head.vocab_size} tokens, the backbone {backbone.vocab_size}")
         self.backbone, self.head = backbone, head
@@ -129,6 +130,8 @@ class CoupledDiffusion:
         """
         if self.head is None:
             raise pc.ParameterError("there is no head to save; the backbone is saved by its own means")
+        if isinstance(self.head, HeadMixture):
+            raise pc.ParameterError("a mixture is saved head by head: save each of `head.parts` by itself")
         name = backbone_name or getattr(self.backbone, "name_or_path", None) or type(self.backbone).__name__
         save_head(self.head, folder, BackboneInfo(str(name), self.backbone.vocab_size, self.backbone.mask_id), dtype)
 

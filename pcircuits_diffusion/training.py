@@ -19,6 +19,7 @@ from pcircuits_diffusion.backbone import Backbone
 from pcircuits_diffusion.coupling import CoupledPosterior
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.logit_cache import MaskedBlocks, cache_logits
+from pcircuits_diffusion.mixture import HeadMixture, MixturePosterior
 
 EPOCHS = 1_000_003  # neighbouring seeds share no epoch's order
 
@@ -42,16 +43,16 @@ class Objective(NamedTuple):
         hidden = None if blocks.hidden is None else blocks.hidden.to(device)
         return self.of(head(log_marginals, hidden, tokens, mask), tokens)
 
-    def of(self, distribution: CoupledPosterior, tokens: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+    def of(self, distribution: CoupledPosterior | MixturePosterior, tokens: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
         """`log p_hat(x0 | x_t)`, weighted, less the penalty."""
         score = distribution.log_prob(tokens)
         if self.penalty > 0:
-            score = score - self.penalty * distribution.potentials.penalty()
+            score = score - self.penalty * distribution.penalty()
         return score / distribution.mask.sum(-1) if self.per_token else score
 
 
 def train_head(
-    head: CoupledHead,
+    head: CoupledHead | HeadMixture,
     backbone: Backbone,
     tokens: Tensor,
     *,
@@ -132,7 +133,7 @@ def draw_masks(count: int, length: int, *, highest: float = 1.0, generator: torc
 
 
 def masked_windows(
-    head: CoupledHead, tokens: Tensor, valid: Tensor | None, masks_per_window: int, seed: int
+    head: CoupledHead | HeadMixture, tokens: Tensor, valid: Tensor | None, masks_per_window: int, seed: int
 ) -> dict[str, tuple[Int[Tensor, "N W"], Bool[Tensor, "N L"]]]:
     """The training windows as often as they are masked, and the held-out ones, each with its masks."""
     parts = {"train": tokens.repeat_interleave(masks_per_window, 0)} | ({} if valid is None else {"valid": valid})
@@ -155,7 +156,7 @@ def require_gradient(learner: learning.Learner | str) -> None:
 
 
 def require_fit(
-    head: CoupledHead, backbone: Backbone, tokens: Tensor, valid: Tensor | None, masks_per_window: int
+    head: CoupledHead | HeadMixture, backbone: Backbone, tokens: Tensor, valid: Tensor | None, masks_per_window: int
 ) -> None:
     """Raises unless head, backbone and windows belong together."""
     if head.vocab_size != backbone.vocab_size:

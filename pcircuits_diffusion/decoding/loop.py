@@ -16,6 +16,7 @@ from pcircuits_diffusion.decoding.randomness import Randomness
 from pcircuits_diffusion.decoding.region import Region
 from pcircuits_diffusion.decoding.settings import Settings
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.mixture import HeadMixture
 
 
 class Step(NamedTuple):
@@ -34,7 +35,7 @@ class Models(NamedTuple):
     """A backbone, and the head on it; None: the backbone alone, each token drawn independently."""
 
     backbone: Backbone
-    head: CoupledHead | None
+    head: CoupledHead | HeadMixture | None
 
     def distribution(self, view: View, coupled: bool) -> Distribution:
         if coupled and self.head is not None:

@@ -12,8 +12,9 @@ import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding.score import SCORES, best
+from pcircuits_diffusion.mixture import MixturePosterior
 
-Distribution = CoupledPosterior | Independent
+Distribution = CoupledPosterior | MixturePosterior | Independent
 
 
 class Rule(NamedTuple):
@@ -81,26 +82,13 @@ def any_order(distribution: Distribution, view: View, rule: Rule, generator: tor
     probabilities, marginals = view.log_marginals.exp(), distribution.marginals()
     for done in range(int(view.counts.max())):
         if done:
-            marginals = conditional_marginals(distribution, tokens, mask)
+            marginals = distribution.conditional_marginals(tokens, mask)
         confidences = marginals if rule.confidence_from == "coupled" else probabilities
         scores = SCORES[rule.remasking](confidences, confidences.argmax(-1), generator)
         chosen = best(scores, view.open & mask, (view.counts > done).long())
         tokens[chosen] = _draw(marginals[chosen], rule.temperature, generator)
         mask &= ~chosen
     return Commit(tokens, view.mask & ~mask)
-
-
-def conditional_marginals(
-    distribution: Distribution, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
-) -> Float[Tensor, "B L V"]:
-    """Marginals once all but the masked tokens are hard evidence; the soft evidence of the others stays as it is."""
-    if isinstance(distribution, Independent):
-        return Independent(distribution.log_targets, tokens, mask).marginals()
-    weights = distribution.evidence.log_weights
-    given = pc.Evidence(torch.where(mask, 0, tokens), observed=~mask, log_weights=weights)
-    marginals = distribution.posterior.circuit.condition(given).marginals()
-    assert isinstance(marginals, Tensor)
-    return marginals
 
 
 def _draw(

@@ -41,7 +41,7 @@ def load(folder: Path) -> Parts:
 
 def shipped_head(parts: Parts) -> CoupledHead:
     head = CoupledDiffusion.from_pretrained(parts.folder / "head", backbone=parts.backbone).head
-    assert head is not None
+    assert isinstance(head, CoupledHead)
     return head
 
 
