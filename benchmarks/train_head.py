@@ -15,6 +15,8 @@ import pcircuits_diffusion as pcd
 from benchmarks import gsm8k
 from pcircuits_diffusion import corpus
 from pcircuits_diffusion.backbones import MaskedTransformer
+from pcircuits_diffusion.coupling import COUPLINGS
+from pcircuits_diffusion.modulation import MODULATIONS
 
 LOADERS = {"python_docs": corpus.python_docs, "gsm8k": gsm8k.load}
 
@@ -26,30 +28,44 @@ def main() -> None:
     tokenizer = corpus.load_tokenizer(options.backbone)
     train, valid = (windows(tokenizer, LOADERS[options.corpus](split), backbone) for split in ("train", "valid"))
     block = backbone.config.block_length
-    prior = pcd.em_start(
-        train,
-        options.states,
-        vocab_size=backbone.vocab_size,
-        block_length=block,
-        backbone=backbone,
-        seed=options.seed,
-        epochs=options.epochs,
-        valid=pcd.split_blocks(valid, block),
-        checkpoint=options.checkpoint and Path(options.checkpoint) / "em",
-        checkpoint_every=16 if options.checkpoint else None,
-        resume=True,
+    prior = (
+        pc.load(options.prior)
+        if options.prior
+        else pcd.em_start(
+            train,
+            options.states,
+            vocab_size=backbone.vocab_size,
+            block_length=block,
+            backbone=backbone,
+            seed=options.seed,
+            epochs=options.epochs,
+            valid=pcd.split_blocks(valid, block),
+            checkpoint=options.checkpoint and Path(options.checkpoint) / "em",
+            checkpoint_every=16 if options.checkpoint else None,
+            resume=True,
+        )
     )
-    head = pcd.CoupledHead(prior)
+    head = pcd.CoupledHead(
+        prior,
+        coupling=options.coupling,
+        modulation=options.modulation,
+        hidden_size=None if options.modulation == "none" else backbone.config.dim,
+        learn_exponents=options.exponents,
+    )
     if options.objective_epochs > 0:
-        train_objective(head, backbone, train, valid, options)
+        overlapping = windows(tokenizer, LOADERS[options.corpus]("train"), backbone, stride=block)
+        train_objective(head, backbone, overlapping, valid, options)
     model = pcd.CoupledDiffusion(backbone, head)
     model.save_pretrained(options.out, backbone_name=options.corpus, dtype=torch.float16)
     print(f"valid: {-prior_score(prior, pcd.split_blocks(valid, block)):.3f} nats a token of the prior alone")
 
 
-def windows(tokenizer: Tokenizer, documents: list[corpus.Document], backbone: MaskedTransformer) -> torch.Tensor:
+def windows(
+    tokenizer: Tokenizer, documents: list[corpus.Document], backbone: MaskedTransformer, stride: int | None = None
+) -> torch.Tensor:
     config = backbone.config
-    return corpus.stream_windows(corpus.encode(tokenizer, documents), config.max_length, eos_id=config.eos_id)
+    encoded = corpus.encode(tokenizer, documents)
+    return corpus.stream_windows(encoded, config.max_length, eos_id=config.eos_id, stride=stride)
 
 
 def train_objective(head: pcd.CoupledHead, backbone: MaskedTransformer, train, valid, options) -> None:
@@ -63,7 +79,8 @@ def train_objective(head: pcd.CoupledHead, backbone: MaskedTransformer, train, v
         valid=valid[:256],
         seed=options.seed,
         epochs=options.objective_epochs,
-        learner=pc.Adam(options.lr),
+        learner=pc.Adam(options.lr, warmup=20, decay=options.objective_epochs * -(-len(chosen) // 32)),
+        objective=pcd.Objective(penalty=0.01),
         patience=2,
         checkpoint=options.checkpoint and Path(options.checkpoint) / "objective",
         checkpoint_every=16 if options.checkpoint else None,
@@ -84,7 +101,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--states", type=int, default=1024)
     parser.add_argument("--epochs", type=int, default=3, help="of EM on the text")
     parser.add_argument("--objective-epochs", type=int, default=0, help="of objective (7) after EM")
-    parser.add_argument("--objective-windows", type=int, default=8192)
+    parser.add_argument("--objective-windows", type=int, default=19_200)
+    parser.add_argument("--coupling", choices=COUPLINGS, default="projected")
+    parser.add_argument("--modulation", choices=MODULATIONS, default="none")
+    parser.add_argument("--exponents", type=int, default=0, help="mask ratios with learned exponents")
+    parser.add_argument("--prior", help="folder of a prior to start from, in place of EM")
     parser.add_argument("--lr", type=float, default=3e-3, help="of objective (7)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,31 +1,35 @@
-"""Every Python block of the README runs as it stands; one that cannot says why in `<!-- not executed: reason -->`."""
+"""Every Python block of the README and of the documentation's pages runs as it stands; one that cannot says why in
+`<!-- not executed: reason -->`.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"^(?:<!-- not executed: (?P<reason>[^\n]+?) -->\n+)?```python[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
 )
 
 
 def blocks() -> list[object]:
-    text = README.read_text(encoding="utf-8")
-    return [_parameter(text, match) for match in BLOCK.finditer(text)]
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    return [_parameter(page, text, match) for page, text in texts.items() for match in BLOCK.finditer(text)]
 
 
-def _parameter(text: str, match: re.Match[str]) -> object:
+def _parameter(page: Path, text: str, match: re.Match[str]) -> object:
     line = text.count("\n", 0, match.start("code")) + 1
     marks = [pytest.mark.skip(reason=f"not executed: {match['reason']}")] if match["reason"] else []
-    return pytest.param("\n" * (line - 1) + match["code"], id=f"line-{line}", marks=marks)
+    return pytest.param(page, "\n" * (line - 1) + match["code"], id=f"{page.stem}-line-{line}", marks=marks)
 
 
-@pytest.mark.parametrize("code", blocks())
-def test_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "code"), blocks())
+def test_block_runs(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+    exec(compile(code, str(page), "exec"), {"__name__": "readme"})
 
 
 def test_readme_has_a_block_that_runs() -> None:
