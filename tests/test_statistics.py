@@ -40,10 +40,10 @@ def counts_by_enumeration(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tens
     score = (rows * (joint + oracle._log_weights(oracle.worlds)).logsumexp(-1)).sum()
     found: dict[str, Tensor] = {}
     for node, derivative in zip(probes, torch.autograd.grad(score, list(probes.values())), strict=True):
-        if node.kind == "input" and not circuit.inputs[node.variable].is_discrete:
-            derivative = moments(circuit, evidence, node, derivative.squeeze(1))
-        at = found.setdefault(str(node.group), torch.zeros(rows_of_group(circuit, node), *derivative.shape).double())
-        at[node.row] += derivative
+        continuous = node.kind == "input" and not circuit.inputs[node.variable].is_discrete
+        counts = moments(circuit, evidence, node, derivative.squeeze(1)) if continuous else derivative
+        at = found.setdefault(str(node.group), torch.zeros(rows_of_group(circuit, node), *counts.shape).double())
+        at[node.row] += counts
     return found
 
 
