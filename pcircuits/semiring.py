@@ -2,6 +2,7 @@
 pass.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -117,8 +118,12 @@ class Scaled:
             return Values(self._at_least(v, self.limits.tiny), first.s + rest[0].s)
         for n, child in enumerate(rest):
             if n > 0:
-                first = self.normalise(self.bare(first))
+                first = self.normalise(first)
             first = Values(self._at_least(first.v * child.v, self.limits.tiny), first.s + child.s)
+        if len(rest) > 1:  # what was lost is raised by all rescales together
+            unscaled = torch.stack([c.s for c in children]).detach().sum(0)
+            shrunk = first.v.detach().amax(-1).double().log() + first.s.detach() - unscaled
+            self._mark(shrunk < math.log(self.limits.least_peak))
         return first
 
     def bare(self, raw: Values) -> Values:
@@ -233,9 +238,8 @@ class Log:
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        possible = ~raw.v.isneginf()
-        log_share = weights.log.double().unsqueeze(1) + terms.v - torch.where(possible, raw.v, 0.0).unsqueeze(-1)
-        share = log_share.exp() * torch.where(possible, flows, 0.0).unsqueeze(-1)
+        log_share = weights.log.double().unsqueeze(1) + terms.v - finite(raw.v).unsqueeze(-1)
+        share = log_share.exp() * flows.unsqueeze(-1)
         return share, share.sum(1) if count else None
 
     def choose(

@@ -3,7 +3,11 @@
 import torch
 
 import pcircuits as pc
+from pcircuits import testing
+from pcircuits.queries import is_deterministic
+from pcircuits.structures import Region, RegionGraph
 from pcircuits.testing import example_circuit
+from pcircuits.testing.recursion import leaf_parameters, log_root, log_weights
 
 
 def test_a_tree() -> None:
@@ -30,3 +34,51 @@ def test_parameters_that_are_nan_are_not_normalised() -> None:
 def test_long_chains_and_float64() -> None:
     assert pc.check(pc.HMM(4, 4, 3000, seed=0), tolerance=1e-2).normalised
     assert pc.check(pc.HMM(4, 4, 300, seed=0, dtype=torch.float64), tolerance=1e-10).normalised
+
+
+def most_paths(circuit: pc.Circuit) -> float:
+    """The largest number of latent paths of positive probability that any one world has."""
+    worlds = testing.worlds(circuit)
+
+    def positive(log: torch.Tensor) -> torch.Tensor:
+        return torch.where(log.isneginf(), -torch.inf, 0.0).double()
+
+    def leaf(node) -> torch.Tensor:
+        parameters = leaf_parameters(circuit, node)
+        allowed = parameters.get("support", torch.ones_like(parameters["logits"], dtype=torch.bool))
+        return torch.where(allowed, 0.0, -torch.inf).double().mT[worlds[:, node.variable]]
+
+    return log_root(circuit, leaf, lambda node: positive(log_weights(circuit, node))).amax().exp().item()
+
+
+@torch.no_grad()
+def test_proven_determinism_means_one_path_a_world_and_one_unit_more_breaks_it() -> None:
+    outcomes = []
+    for seed in range(80):
+        generator = torch.Generator().manual_seed(seed)
+        structure, layer = ("binary_tree", "chain", "hclt", "factorized", "rat")[seed % 5], testing.LAYERS[seed % 3]
+        circuit = example_circuit(structure, layer, num_variables=2 + seed % 3, num_units=2 + seed % 2, seed=seed)
+        for name, group in circuit.named_groups():
+            if seed % 4 and not (name == max(circuit.groups) and seed % 2):
+                noise = torch.rand(next(iter(group.parameters())).shape, generator=generator)
+                group.restrict(noise >= noise.amax(-1, keepdim=True) - (seed % 4 - 1) * 0.15)
+        proven, paths = is_deterministic(circuit.plan, circuit.prepared()), most_paths(circuit)
+        assert not proven or paths < 1.5, f"seed {seed}: {paths} paths"
+        outcomes.append((proven, paths > 1.5))
+    assert all(outcomes.count(kind) >= 8 for kind in ((True, False), (False, True))), outcomes
+
+
+@torch.no_grad()
+def test_units_that_overlap_through_one_path_only_are_not_deterministic() -> None:
+    """Every lower sum is deterministic, and both units of the root's child may be positive on the value 0."""
+    stack = RegionGraph((Region.input(0), Region.split((0,)), Region.split((1,)), Region.split((2,))))
+    circuit = pc.Circuit(stack, pc.Categorical(3), num_units=2, layer="cp-t", seed=0)
+    inputs, lower, upper, _ = (group for _, group in circuit.named_groups())
+    inputs.restrict(torch.tensor([[[True, False, False], [False, True, True]]]))
+    eye = torch.eye(2, dtype=torch.bool).unsqueeze(0)
+    lower.restrict(eye)
+    upper.restrict(eye)
+    assert is_deterministic(circuit.plan, circuit.prepared())
+    upper.restrict(torch.tensor([[[True, False], [True, False]]]))
+    assert not is_deterministic(circuit.plan, circuit.prepared())
+    assert most_paths(circuit) == 2.0

@@ -4,6 +4,11 @@ import pytest
 import torch
 
 import pcircuits as pc
+from pcircuits import testing
+from pcircuits.distributions import discrete
+from pcircuits.evaluator import downward, upward
+from pcircuits.kernels.dense_sum import reference as dense_sum
+from pcircuits.semiring import Log, Max
 
 STEPS = 10_000
 
@@ -101,6 +106,55 @@ def test_rows_that_need_log_space_do_not_change_their_neighbours() -> None:
     total = parts[0] + parts[1] + parts[2]
     for name, counts in merged.counts.items():
         assert torch.allclose(counts["counts"].double(), total.counts[name]["counts"].double(), atol=1e-5)
+
+
+def vanishing(num_variables: int, dtype: torch.dtype) -> pc.Circuit:
+    """Unit 1 underflows in the first two variables; each of the others then raises it 1e8 times over unit 0."""
+    circuit = pc.Circuit(pc.structures.factorized(num_variables), pc.Categorical(2), num_units=2, layer="cp-t", seed=0)
+    ones = torch.full((num_variables, 2), 1.0, dtype=torch.float64)
+    ones[0, 1], ones[1, 1], ones[2:, 0] = 1e-30, 1e-20, 1e-8
+    for _, group in circuit.named_groups():
+        if hasattr(group, "family"):
+            group.set_parameters({"logits": torch.stack([1 - ones, ones], -1).clamp_min(1e-37).log()})
+    return circuit.to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize(("num_variables", "redone"), [(3, False), (10, True), (30, True)])
+def test_what_many_rescales_of_one_product_raise_is_not_lost(num_variables: int, redone: bool) -> None:
+    x = torch.ones(1, num_variables, dtype=torch.long)
+    circuit, double = (vanishing(num_variables, dtype) for dtype in (torch.float32, torch.float64))
+    evaluation = circuit.condition(pc.Evidence(x))._evaluation
+    assert torch.allclose(evaluation.log_evidence, double.log_prob(x), rtol=1e-6, atol=0)
+    assert (evaluation.rows is not None) == redone, "log space where it is needed, and only there"
+
+
+def test_marginals_of_a_long_chain_add_up_to_one() -> None:
+    hmm = pc.HMM(4, 4, 1_500, seed=0).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    x, observed = torch.randint(4, (2, 1_500), generator=generator), torch.rand(2, 1_500, generator=generator) < 0.5
+    total = hmm.condition(pc.Evidence(x, observed=observed)).marginals().sum(-1)
+    assert torch.allclose(total, torch.ones_like(total), atol=5e-7, rtol=0)
+
+
+def test_temporaries_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the chunks of log-space sums and of soft evidence, the answers are the same."""
+    circuit = testing.example_circuit("rat", "tucker", weights="sparse", dtype=torch.float64)
+    evidence = testing.example_evidence(circuit, "mixed", batch=7)
+    whole = [upward(circuit.plan, circuit.prepared(), evidence, semiring()) for semiring in (Log, Max)]
+    counts = downward(whole[0], torch.ones(7, dtype=torch.float64), count=True)[1]
+    for module in (dense_sum, discrete):
+        monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 20)
+    largest: list[int] = []
+    terms = dense_sum._terms
+    monkeypatch.setattr(dense_sum, "_terms", lambda w, v: (largest.append(w.shape[1] * v.numel()), terms(w, v))[1])
+    parts = [upward(circuit.plan, circuit.prepared(), evidence, semiring()) for semiring in (Log, Max)]
+    assert all(torch.allclose(a.log_evidence, b.log_evidence) for a, b in zip(whole, parts, strict=True))
+    for name, value in downward(parts[0], torch.ones(7, dtype=torch.float64), count=True)[1].items():
+        assert torch.allclose(value, counts[name], atol=1e-12)
+    monkeypatch.setattr(dense_sum, "_CHUNK_ELEMENTS", 400)
+    largest.clear()
+    dense_sum.log_sum(torch.zeros(1, 50, 4), torch.zeros(1, 10, 4))
+    assert largest == [400] * 5
 
 
 def test_far_tails_of_gaussians_stay_exact() -> None:

@@ -22,8 +22,8 @@ class Categorical(Discrete):
             raise ParameterError(f"`num_categories` must be a positive integer, got {self.num_categories!r}")
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        uniform = torch.rand(groups, units, self.num_categories, generator=generator)
-        return self.from_table((0.1 + 0.9 * uniform) / (0.1 + 0.9 * uniform).sum(-1, keepdim=True))
+        weights = 0.1 + 0.9 * torch.rand(groups, units, self.num_categories, generator=generator)
+        return self.from_table(weights / weights.sum(-1, keepdim=True))
 
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
         return parameters["logits"].log_softmax(-1)

@@ -120,7 +120,7 @@ class Smoothing(tuple):
     `sum n`.
     """
 
-    def __new__(cls, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0) -> "Smoothing":
+    def __new__(cls, pseudocount: float, relative: bool, step: float) -> "Smoothing":
         return super().__new__(cls, (float(pseudocount), relative, float(step)))
 
     def probabilities(self, counts: Tensor, old: Tensor, support: Tensor | None) -> Tensor:

@@ -40,7 +40,8 @@ def _log_weight_of(
     contradicts = ((x != evidence.values) & evidence.observed & counted).any(-1)
     total = torch.zeros(contradicts.shape, dtype=torch.float64, device=x.device)
     if evidence.log_weights is not None:
-        index = torch.where(evidence.observed, 0, x).clamp(0, evidence.log_weights.shape[-1] - 1).long().unsqueeze(-1)
+        soft = counted & ~evidence.observed
+        index = torch.where(soft, x, 0).clamp(0, evidence.log_weights.shape[-1] - 1).long().unsqueeze(-1)
         weights = evidence.log_weights.expand(len(x), -1, -1, -1).gather(-1, index).squeeze(-1)
-        total = torch.where(counted & ~evidence.observed, weights.double(), 0.0).sum(-1)
+        total = torch.where(soft, weights.double(), 0.0).sum(-1)
     return total.masked_fill(contradicts, -torch.inf)

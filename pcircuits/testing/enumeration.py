@@ -43,7 +43,7 @@ class Enumeration:
     def __init__(self, circuit: Circuit, evidence: Evidence, *, edges: Edges | None = None) -> None:
         self.circuit, self.evidence, self.edges = circuit, evidence, dict(edges or {})
         self.worlds = worlds(circuit, edges)
-        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf, evidence) + self._log_weights(self.worlds)
+        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf, evidence=evidence) + self._log_weights(self.worlds)
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -188,7 +188,7 @@ class Enumeration:
                 return self._leaf(node)
             return statistic(*_normal(self.circuit.inputs[variable], leaf_parameters(self.circuit, node))).log()
 
-        weighted = log_root(self.circuit, leaf, self.evidence) + self._log_weights(self.worlds)
+        weighted = log_root(self.circuit, leaf, evidence=self.evidence) + self._log_weights(self.worlds)
         return (weighted.logsumexp(-1) - self.log_evidence).exp()
 
 

@@ -34,9 +34,12 @@ def unfold(circuit: Circuit) -> list[Node]:
     return _Reader(circuit).nodes()
 
 
-def log_root(circuit: Circuit, leaf: Leaf, evidence: Evidence | None = None) -> Float[Tensor, "..."]:
-    """The root's log value where `leaf` gives the log values of every input node's units: one plain logsumexp a
-    node. Latent potentials and gates of an `evidence` put its batch in front.
+def log_root(
+    circuit: Circuit, leaf: Leaf, weights: Leaf | None = None, *, evidence: Evidence | None = None
+) -> Float[Tensor, "..."]:
+    """The root's log value where `leaf` gives the log values of every input node's units, and `weights` (by default
+    the circuit's) every sum node's log weights (O, J): one plain logsumexp a node. Latent potentials and gates of an
+    `evidence` put its batch in front.
     """
     values: list[Tensor] = []
     nodes = unfold(circuit)
@@ -44,9 +47,12 @@ def log_root(circuit: Circuit, leaf: Leaf, evidence: Evidence | None = None) -> 
         if node.kind == "input":
             values.append(leaf(node) + _latent(evidence, node))
             continue
+        children = [values[c] for c in node.children]
         gated = [nodes[c].variable for c in node.children if nodes[c].kind == "input"]
-        factors = _log_gates(evidence, node, gated, [values[c] for c in node.children])
-        values.append(_node_value(circuit, node, [values[c] for c in node.children], factors))
+        given = None if node.group is None else weights(node) if weights else log_weights(circuit, node)
+        if given is not None and node.kind == "hadamard":
+            given = given + _log_gates(evidence, node, gated, children)
+        values.append(_node_value(node, given, children))
     return values[-1].squeeze(-1)
 
 
@@ -82,11 +88,9 @@ def leaf_parameters(circuit: Circuit, node: Node) -> dict[str, Tensor]:
     return found if group.support is None else {**found, "support": group.support[node.row]}  # type: ignore[index]
 
 
-def _node_value(
-    circuit: Circuit, node: Node, children: list[Tensor], factors: Float[Tensor, "..."]
-) -> Float[Tensor, "... O"]:
+def _node_value(node: Node, weights: Tensor | None, children: list[Tensor]) -> Float[Tensor, "... O"]:
     if node.kind == "mixing":  # unit by unit: out[k] = sum_a w[k,a] child_a[k]
-        return (torch.stack(torch.broadcast_tensors(*children), -1) + log_weights(circuit, node)).logsumexp(-1)
+        return (torch.stack(torch.broadcast_tensors(*children), -1) + weights).logsumexp(-1)
     if node.kind == "kronecker":
         left, right = torch.broadcast_tensors(children[0].unsqueeze(-1), children[1].unsqueeze(-2))
         product = (left + right).flatten(-2)
@@ -94,9 +98,7 @@ def _node_value(
         product = children[0]
         for child in children[1:]:
             product = product + child
-    if node.group is None:
-        return product
-    return (product.unsqueeze(-2) + log_weights(circuit, node) + factors).logsumexp(-1)
+    return product if weights is None else (product.unsqueeze(-2) + weights).logsumexp(-1)
 
 
 class _Draft(NamedTuple):

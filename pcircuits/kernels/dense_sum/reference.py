@@ -79,7 +79,7 @@ def log_sum_flow(
     input_flows, counts = torch.zeros_like(values), []
     for chunk in _output_chunks(log_weights, values):
         share = _terms(log_weights, values, log_gates, chunk) - finite(outputs[:, :, chunk, None])
-        share = share.exp() * torch.where(outputs[:, :, chunk].isneginf(), 0.0, flows[:, :, chunk]).unsqueeze(-1)
+        share = share.exp() * flows[:, :, chunk].unsqueeze(-1)
         input_flows = input_flows + share.sum(2)
         if count:
             counts.append(share.sum(1))
