@@ -43,7 +43,9 @@ class Enumeration:
     def __init__(self, circuit: Circuit, evidence: Evidence, *, edges: Edges | None = None) -> None:
         self.circuit, self.evidence, self.edges = circuit, evidence, dict(edges or {})
         self.worlds = worlds(circuit, edges)
-        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf, evidence=evidence) + self._log_weights(self.worlds)
+        self.log_joint: Float[Tensor, "B W"] = log_root(circuit, self._leaf, evidence=evidence) + self._log_weights(
+            self.worlds
+        )
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
