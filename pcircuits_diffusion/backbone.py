@@ -4,7 +4,7 @@ Axes: B batch, L positions, S positions of the span, V real tokens, W columns of
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,13 +71,13 @@ class ModuleBackbone:
         pc.EvidenceError: predictions that are NaN, +inf or all -inf.
     """
 
-    module: Any
+    module: Any = dataclasses.field(repr=False)
     vocab_size: int
     mask_id: int
     _: dataclasses.KW_ONLY
     call: Call = plain
     columns: int | None = None
-    forbidden: Sequence[int] = ()
+    forbidden: Collection[int] = ()
     shift: bool = False
     pads: bool = False
     pad_id: int = 0

@@ -13,7 +13,7 @@ from pcircuits_diffusion.backbone import Backbone
 class Guided:
     """A `Backbone` with log p = u + (s + 1) (c - u) + const: c sees the prompt, u has it masked (Nie et al. 2025).
 
-    Both come from one call with twice the rows. At s = 0 this is c.
+    At s = 0 this is c alone, at others two calls.
 
     Args:
         scale: s, at least 0.
@@ -36,14 +36,13 @@ class Guided:
         Raises:
             pc.EvidenceError: a token that only u excludes.
         """
+        c = self.backbone.log_marginals(tokens, valid=valid, span=span)
         if self.scale == 0:
-            return self.backbone.log_marginals(tokens, valid=valid, span=span)
+            return c
         kept = torch.isin(tokens, torch.tensor(self.keep, dtype=tokens.dtype, device=tokens.device))
         in_prompt = torch.arange(tokens.shape[1], device=tokens.device) < self.prompt_length
         masked = torch.where(in_prompt & ~kept, self.mask_id, tokens)
-        both = torch.cat([tokens, masked])
-        valid = None if valid is None else torch.cat([valid, valid])
-        c, u = self.backbone.log_marginals(both, valid=valid, span=span).chunk(2)
+        u = self.backbone.log_marginals(masked, valid=valid, span=span)
         guided = torch.where(c == -torch.inf, c, u + (self.scale + 1) * (c - u)).log_softmax(-1)
         if (bad := guided.isnan().any(-1)).any():
             rows = bad.any(1).nonzero().flatten()[:8].tolist()

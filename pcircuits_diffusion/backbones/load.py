@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def load_backbone(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     vocab_size: int | None = None,
-    allowed: Sequence[int] | None = None,
+    allowed: Collection[int] | None = None,
     **options: Any,
 ) -> Backbone:
     """The backbone in a folder or repository, its family read from `config.json`; frozen, in evaluation mode.
