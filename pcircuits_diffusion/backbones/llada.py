@@ -1,8 +1,8 @@
 """LLaDA (Nie et al. 2025): bidirectional, no shift, no time, a mask token inside the vocabulary.
 
-Its published modelling files treat padding in three ways. The oldest ignores `attention_mask`; later copies (that of
-Fast-dLLM, say) add it to a *causal* bias, which makes padded rows causal and leaves the others as they are; the newest
-add it to nothing. An explicit `attention_bias` means the same to all that read one; whether this one does is tried out.
+Its published modelling files differ in padding: some read neither `attention_mask` nor `attention_bias`, some both.
+Those that read a 2-D mask build their bias from it in ways of their own; an explicit bias leaves no choice, and whether
+it is read is tried out.
 """
 
 from typing import Any
@@ -25,9 +25,10 @@ def llada(module: Any, *, mask_id: int = MASK_ID, **options: Any) -> ModuleBackb
 
 
 def _call(module: Any, tokens: Tensor, valid: Tensor | None) -> Any:
-    if valid is None:
-        return module(tokens)
-    return module(tokens, attention_bias=visible_pairs(valid))
+    bias = None if valid is None else visible_pairs(valid)
+    return module(
+        tokens, attention_bias=bias, use_cache=False
+    )  # its configuration need not say, and a cache is refused
 
 
 @torch.no_grad()

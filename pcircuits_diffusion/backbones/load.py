@@ -20,6 +20,7 @@ from pcircuits_diffusion.backbones.llada import llada
 from pcircuits_diffusion.backbones.masked_lm import AMINO_ACIDS, bert, esm, masked_lm
 from pcircuits_diffusion.backbones.mdlm import bd3lm, mdlm
 from pcircuits_diffusion.backbones.transformer import WEIGHTS_FILE, MaskedTransformer
+from pcircuits_diffusion.backbones.weights import load_native, load_with_code
 
 LENGTHS = ("max_position_embeddings", "max_sequence_length", "model_length")
 
@@ -35,7 +36,7 @@ class Family:
         mask_id: where neither configuration nor tokenizer says.
         pads: the pad token is no token: it was never a target of training.
         offset: positions are counted from the pad token's id + 1.
-        config: entries of the configuration that must be these.
+        config: entries of the configuration that are set to these.
     """
 
     build: Callable[..., ModuleBackbone]
@@ -99,7 +100,7 @@ def load_backbone(
         raise pc.ParameterError(
             f"{name_or_folder} comes with Python code of its own; read it, and give `trust_remote_code=True` to run it"
         )
-    module = _load_module(folder, family, trust_remote_code, dtype).to(device)
+    module = _load_module(folder, family, "auto_map" in config, dtype).to(device)
     vocabulary = read_vocabulary(folder, trust_remote_code)
     settings = _tokens(family, module.config.get_text_config(), vocabulary, vocab_size, options.pop("mask_id", None))
     if allowed is None and family.build is esm:
@@ -129,28 +130,16 @@ def _family(folder: Path, config: dict[str, Any]) -> Family:
     return FAMILIES[name]
 
 
-def _load_module(folder: Path, family: Family, trust_remote_code: bool, dtype: torch.dtype | None) -> Any:
-    """The module, frozen; every weight comes from the files."""
-    if not any(folder.glob("*.safetensors")):
-        raise pc.FormatError(f"{folder} holds no *.safetensors; weights in pickle files (*.bin, *.pt) are never opened")
+def _load_module(folder: Path, family: Family, has_code: bool, dtype: torch.dtype | None) -> Any:
+    """Frozen, in evaluation mode."""
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         raise ImportError(f"this model needs transformers: {INSTALL}") from error
-    try:
-        module, report = getattr(transformers, family.auto).from_pretrained(
-            folder,
-            trust_remote_code=trust_remote_code,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **family.config,
-        )
-    except (OSError, SafetensorError) as error:
-        raise pc.FormatError(f"the model in {folder} cannot be read: {error}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise pc.FormatError(f"the files in {folder} lack {len(missing)} of the model's weights, such as {missing[0]}")
+    if has_code:
+        module = load_with_code(folder, family.auto, dtype, family.config)
+    else:
+        module = load_native(folder, family.auto, dtype)
     return module.eval().requires_grad_(False)
 
 

@@ -51,7 +51,12 @@ class LLaDA(nn.Module):
         inputs_embeds: None = None,
         attention_mask: Tensor | None = None,
         attention_bias: Tensor | None = None,
+        past_key_values: None = None,
+        labels: None = None,
+        use_cache: bool | None = None,
     ) -> SimpleNamespace:
+        if use_cache is not False:
+            raise ValueError("upstream reads the configuration's `use_cache`, and refuses to have one")
         lowest, length = torch.finfo(torch.float32).min, input_ids.shape[1]
         bias = None if attention_bias is None else (~attention_bias).float() * lowest
         if attention_mask is not None and 0.0 in attention_mask:
