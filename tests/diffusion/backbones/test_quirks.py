@@ -1,5 +1,6 @@
 """One test a quirk: what a family does differently, and what its backbone makes of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,10 @@ def test_rows_padded_on_the_right_are_told_apart_too() -> None:
     valid = torch.arange(LENGTH).expand(3, LENGTH) < torch.tensor([[9], [7], [9]])
     found = backbone.log_marginals(tokens, valid=valid)
     torch.testing.assert_close(found[1:2, :7], backbone.log_marginals(tokens[1:2, :7]))
+
+
+def test_the_documented_backbone_runs(capsys: pytest.CaptureFixture) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page.split("## Write your own")[1], re.DOTALL)
+    exec(code, {"__name__": "docs"})
+    assert capsys.readouterr().out == "torch.Size([1, 1, 100])\n"
