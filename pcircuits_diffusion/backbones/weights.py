@@ -29,8 +29,9 @@ def load_native(folder: Path, auto: str, dtype: torch.dtype | None) -> Any:
 
     require_safetensors(folder)
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if (model_class := getattr(transformers, auto, None)) is None:
+        raise pc.FormatError(f"transformers {transformers.__version__} has no {auto}; {folder} needs a later one")
     try:
-        model_class = getattr(transformers, auto)
         module, report = model_class.from_pretrained(folder, dtype="auto" if dtype is None else dtype, **options)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise pc.FormatError(f"the model in {folder} cannot be read: {error}") from error

@@ -76,7 +76,7 @@ def test_only_the_logits_of_the_span_are_computed(case: Case, tokens: torch.Tens
     case.backbone.log_marginals(tokens, span=slice(6, 8))
     case.backbone.hidden(tokens)
     handle.remove()
-    assert widths == [2, 0]
+    assert set(widths[:-1]) == {2} and widths[-1] == 0
 
 
 def test_logits_that_are_not_finite_are_refused(case: Case, tokens: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
+import transformers.dynamic_module_utils
 from huggingface_hub import errors
 
 import pcircuits as pc
@@ -50,8 +51,6 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _modules_in_a_folder_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers.dynamic_module_utils
-
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
 
@@ -198,6 +197,12 @@ def test_missing_weights_are_not_made_up(copy: Path) -> None:
     safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(pc.FormatError, match=r"lack 1 of the model's weights, such as bert\.encoder\.layer\.1\.output"):
         load_backbone(copy)
+
+
+def test_a_version_that_does_not_know_the_model(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers, "DiffusionGemmaForBlockDiffusion", None)
+    with pytest.raises(pc.FormatError, match="has no DiffusionGemmaForBlockDiffusion.* needs a later one"):
+        load_backbone(folders["diffusion_gemma"])
 
 
 def test_no_mask_token(tmp_path: Path) -> None:
