@@ -1,8 +1,8 @@
 """Coupled output heads for discrete diffusion models: joint sampling of the tokens of a step (Li et al. 2026)."""
 
-from pcircuits_diffusion import corpus, embedded, evaluate
-from pcircuits_diffusion.backbone import Backbone, CallableBackbone
-from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
+from pcircuits_diffusion import backbones, corpus, embedded, evaluate
+from pcircuits_diffusion.backbone import Backbone, CallableBackbone, ModuleBackbone
+from pcircuits_diffusion.backbones import Guided, MaskedTransformer, TransformerConfig, load_backbone
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding import Step
 from pcircuits_diffusion.head import CoupledHead
@@ -20,18 +20,22 @@ __all__ = [
     "CoupledHead",
     "CoupledPosterior",
     "Generated",
+    "Guided",
     "HeadMixture",
     "Independent",
     "MaskedTransformer",
     "MixturePosterior",
+    "ModuleBackbone",
     "Objective",
     "Step",
     "TransformerConfig",
+    "backbones",
     "cache_logits",
     "corpus",
     "em_start",
     "embedded",
     "evaluate",
+    "load_backbone",
     "split_blocks",
     "train_head",
     "train_jointly",

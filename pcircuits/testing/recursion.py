@@ -90,6 +90,7 @@ def leaf_parameters(circuit: Circuit, node: Node) -> dict[str, Tensor]:
 
 def _node_value(node: Node, weights: Tensor | None, children: list[Tensor]) -> Float[Tensor, "... O"]:
     if node.kind == "mixing":  # unit by unit: out[k] = sum_a w[k,a] child_a[k]
+        assert weights is not None
         return (torch.stack(torch.broadcast_tensors(*children), -1) + weights).logsumexp(-1)
     if node.kind == "kronecker":
         left, right = torch.broadcast_tensors(children[0].unsqueeze(-1), children[1].unsqueeze(-2))
