@@ -136,7 +136,8 @@ class _Entry:
         if params is not None:
             if params.numel() != self.num_units * distribution.num_parameters:
                 raise FormatError(f"{params.numel()} parameters do not fit {self.num_units} units of {distribution}")
-            params = distribution.checked(params.view(self.num_units, -1))
+            params = params.view(self.num_units, -1)
+            distribution.require_valid(params)
         return InputNode(scope[0], distribution, self.num_units, self.block_size, params, self.source())
 
     def product(self) -> ProductNode:

@@ -43,21 +43,16 @@ class Distribution(NamedTuple):
         """P a unit: V probabilities, the probability of 1, or mean and standard deviation."""
         return 2 if self.kind is Gaussian else self.num_categories or 1
 
-    def checked(self, params: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
-        """Probabilities or moments; categorical rows are normalised of what float32 leaves."""
-        fits = params.isfinite()
+    def require_valid(self, params: Float[Tensor, "N P"]) -> None:
+        """Raise FormatError unless these are probabilities, that sum to one, or moments."""
         if self.kind is Gaussian:
-            fits = fits & (params[:, 1] >= LEAST_STD).unsqueeze(-1)
+            fits = params.isfinite().all() and (params[:, 1] >= LEAST_STD).all()
         else:
-            fits = fits & (params >= 0) & (params <= 1 + 1e-3)
-        if not fits.all():
-            raise FormatError(f"its params are not those of {self}")
+            fits = ((params >= 0) & (params <= 1 + 1e-3)).all()
         if self.kind is Categorical:
-            total = params.sum(-1, keepdim=True, dtype=torch.float64)
-            if (total - 1).abs().max() > 1e-3:
-                raise FormatError("its probabilities do not sum to one")
-            params = params / total.to(params.dtype)
-        return params
+            fits = fits and ((params.sum(-1, dtype=torch.float64) - 1).abs() < 1e-3).all()
+        if not fits:
+            raise FormatError(f"its params are not those of {self}")
 
     def family(self, least_std: float) -> InputFamily:
         """The family of inputs whose standard deviations, if they have any, are at least `least_std`."""
@@ -66,8 +61,11 @@ class Distribution(NamedTuple):
         return self.kind() if self.num_categories is None else Categorical(self.num_categories)
 
     def table(self, params: Float[Tensor, "N P"]) -> Float[Tensor, "N V"]:
-        """Probabilities of all values; a Gaussian's moments."""
-        return torch.cat([1 - params, params], -1) if self.kind is Bernoulli else params
+        """Probabilities of all values, which sum to one exactly; a Gaussian's moments."""
+        if self.kind is Bernoulli:
+            params = params.clamp_max(1.0)
+            return torch.cat([1 - params, params], -1)
+        return params / params.sum(-1, keepdim=True) if self.kind is Categorical else params
 
 
 def tensor_of(value: Any) -> Tensor:
