@@ -122,7 +122,7 @@ class _Conversion:
         return {part: table.to(self.dtype) for part, table in _mixture(weights.split(widths, -1), self.layout.width)}
 
 
-def _mixture(weights: Sequence[Float[Tensor, "K J"]], width: int) -> list[tuple[str, Float[Tensor, "K C"]]]:
+def _mixture(weights: Sequence[Float[Tensor, "K _"]], width: int) -> list[tuple[str, Float[Tensor, "K _"]]]:
     """A sum over several products, as a mixture of a sum over each; their columns padded to `width`."""
     padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in weights]
     if len(padded) == 1:
