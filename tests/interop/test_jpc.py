@@ -197,7 +197,7 @@ def test_inputs_of_one_variable_must_be_of_one_family(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nodes", [[], {}, None, [1], 7, two_leaves()[:3], two_leaves()[:1]])
 def test_what_is_no_circuit_is_refused(tmp_path: Path, nodes: Any) -> None:
-    with pytest.raises(pc.FormatError, match="list of nodes|root is a"):
+    with pytest.raises(pc.FormatError, match=r"list of nodes|root is a"):
         pc.interop.read_jpc(write(tmp_path / "none.jpc", nodes))
 
 
