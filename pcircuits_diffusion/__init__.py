@@ -3,9 +3,11 @@
 from pcircuits_diffusion import corpus, embedded, evaluate
 from pcircuits_diffusion.backbone import Backbone, CallableBackbone
 from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
+from pcircuits_diffusion.convert import convert_head
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding import Step
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.hub import HubError
 from pcircuits_diffusion.logit_cache import cache_logits
 from pcircuits_diffusion.model import CoupledDiffusion, Generated
 from pcircuits_diffusion.prior_start import em_start, split_blocks
@@ -18,11 +20,13 @@ __all__ = [
     "CoupledHead",
     "CoupledPosterior",
     "Generated",
+    "HubError",
     "Independent",
     "MaskedTransformer",
     "Step",
     "TransformerConfig",
     "cache_logits",
+    "convert_head",
     "corpus",
     "em_start",
     "embedded",
