@@ -27,10 +27,11 @@ def convert_head(
 
     Args:
         out_folder: for `CoupledDiffusion.from_pretrained`.
-        backbone_name, backbone_revision: on which the head was trained, as `load_backbone` takes them; the file does
-            not say.
+        backbone_name: on which the head was trained, for `load_backbone`; the file does not say.
+        backbone_revision: its branch, tag or commit.
         mask_id: the backbone's; None leaves it unchecked when the head is loaded.
-        sharpen, gamma: see `CoupledHead`; CoDD's `pc_temperature`, and the mask ratio up to which it uses the head.
+        sharpen: CoDD's `pc_temperature`, see `CoupledHead`.
+        gamma: the mask ratio up to which the head is used, see there.
         dtype: `torch.float16` halves the files.
 
     Raises:

@@ -130,7 +130,8 @@ class CoupledDiffusion:
         """Writes the head alone, and the name of the backbone it belongs to; see `save_head`.
 
         Args:
-            backbone_name, backbone_revision: as `load_backbone` takes them; what the backbone says if left out.
+            backbone_name: for `load_backbone`; what the backbone says if left out.
+            backbone_revision: its branch, tag or commit; as well.
             dtype: `torch.float16` halves the files.
 
         Raises:
@@ -145,6 +146,8 @@ class CoupledDiffusion:
 
         Args:
             repo_id: "user/name"; created if it is not there.
+            backbone_name: as for `save_pretrained`.
+            backbone_revision: as well.
             options: private, token, commit_message, revision, dtype; see `upload_head`.
 
         Raises:
@@ -169,7 +172,9 @@ class CoupledDiffusion:
         Args:
             backbone: the one to put the head on; None: the one that the head names, by `load_backbone`.
             revision: of the head's repository: a branch, tag or commit. The backbone's is written in the head's files.
-            cache_dir, token, local_files_only: as `huggingface_hub` has them, for the head.
+            cache_dir: of `huggingface_hub`, for the head.
+            token: of the hub, for the head; None: the one that was logged in with.
+            local_files_only: take the head from the cache, without asking the hub.
             backbone_options: of `load_backbone`, such as `trust_remote_code=True` and `device`.
 
         Raises:
