@@ -1,6 +1,6 @@
 """Probabilistic circuits on torch: exact evidence, marginals, samples and learning."""
 
-from pcircuits import files, learning, plot, structures, types
+from pcircuits import files, interop, learning, plot, structures, types
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Bernoulli, Categorical, Gaussian, draw
 from pcircuits.errors import (
@@ -55,6 +55,7 @@ __all__ = [
     "draw",
     "files",
     "fit",
+    "interop",
     "learning",
     "load",
     "match_marginals",

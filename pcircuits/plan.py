@@ -102,9 +102,14 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Plan:
+    """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
+    the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
+    """
+
     levels: tuple[Level, ...]
     groups: Mapping[str, GroupSpec]
     incoming: tuple[Incoming, ...]
+    rows: Mapping[tuple[int, str], tuple[str, int]]
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)
@@ -123,6 +128,7 @@ class _Block:
     num_children: int
     depth: int
     has_sum: bool
+    owner: tuple[int, str] | None
     tie: str | None
     variable: int = -1
 
@@ -182,36 +188,36 @@ class _Blocks:
         self, graph: RegionGraph, num_units: int, layer: str, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]
     ) -> None:
         self.blocks: list[_Block] = []
-        self.num_units, self.layer = num_units, layer
+        self.num_units, self.layer, self.ties = num_units, layer, {**sum_ties, **input_ties}
         of_region: dict[int, int] = {}
         for i, region in enumerate(graph.regions):
             if region.variable is not None:
-                of_region[i] = self._add("input", (), num_units, tie=input_ties.get(i), variable=region.variable)
+                of_region[i] = self._add("input", (), num_units, owner=(i, ""), variable=region.variable)
                 continue
             outputs = 1 if i == graph.root else num_units
-            tie = sum_ties.get(i)
             parts = [
-                self._partition(tuple(of_region[c] for c in p.children), outputs, tie, n)
+                self._partition(tuple(of_region[c] for c in p.children), outputs, (i, f"_{n}" if n else ""))
                 for n, p in enumerate(region.partitions)
             ]
-            of_region[i] = parts[0] if len(parts) == 1 else self._mix(tuple(parts), outputs, tie)
+            of_region[i] = parts[0] if len(parts) == 1 else self._mix(tuple(parts), outputs, i)
         if self.blocks[of_region[graph.root]].num_units != 1:  # a bare input region as root
             of_region[graph.root] = self._sum(of_region[graph.root], 1, None)
 
-    def _partition(self, children: tuple[int, ...], outputs: int, tie: str | None, n: int) -> int:
-        tie = tie and (f"{tie}_{n}" if n else tie)
+    def _partition(self, children: tuple[int, ...], outputs: int, owner: tuple[int, str]) -> int:
+        region, part = owner
         if self.layer == "cp" and len(children) > 1:
-            summed = tuple(self._sum(c, self.num_units, tie and f"{tie}_child{a}") for a, c in enumerate(children))
+            owners = [(region, f"{part}_child{a}") for a in range(len(children))]
+            summed = tuple(self._sum(c, self.num_units, o) for c, o in zip(children, owners, strict=True))
             product = self._add("hadamard", summed, self.num_units)
-            return product if outputs == self.num_units else self._sum(product, outputs, tie)
+            return product if outputs == self.num_units else self._sum(product, outputs, owner)
         kronecker = self.layer == "tucker" and len(children) == 2
-        return self._add("kronecker" if kronecker else "hadamard", children, outputs, has_sum=True, tie=tie)
+        return self._add("kronecker" if kronecker else "hadamard", children, outputs, has_sum=True, owner=owner)
 
-    def _mix(self, parts: tuple[int, ...], outputs: int, tie: str | None) -> int:
-        return self._add("mixing", parts, outputs, tie=tie and f"{tie}_mixing", has_sum=True)
+    def _mix(self, parts: tuple[int, ...], outputs: int, region: int) -> int:
+        return self._add("mixing", parts, outputs, owner=(region, "_mixing"), has_sum=True)
 
-    def _sum(self, child: int, outputs: int, tie: str | None) -> int:
-        return self._add("hadamard", (child,), outputs, has_sum=True, tie=tie)
+    def _sum(self, child: int, outputs: int, owner: tuple[int, str] | None) -> int:
+        return self._add("hadamard", (child,), outputs, has_sum=True, owner=owner)
 
     def _add(
         self,
@@ -219,7 +225,7 @@ class _Blocks:
         children: tuple[int, ...],
         units: int,
         has_sum: bool = False,
-        tie: str | None = None,
+        owner: tuple[int, str] | None = None,
         variable: int = -1,
     ) -> int:
         below = [self.blocks[c] for c in children]
@@ -229,7 +235,8 @@ class _Blocks:
         elif has_sum:
             width = below[0].num_units * below[1].num_units if kind == "kronecker" else below[0].num_units
         depth = 1 + max((b.depth for b in below), default=-1)
-        self.blocks.append(_Block(kind, children, units, width, depth, has_sum, tie, variable))
+        tie = self.ties[owner[0]] + owner[1] if owner is not None and owner[0] in self.ties else None
+        self.blocks.append(_Block(kind, children, units, width, depth, has_sum, owner, tie, variable))
         return len(self.blocks) - 1
 
 
@@ -243,7 +250,16 @@ def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
     levels = tuple(
         _level(n, [blocks[i] for i in rows], blocks, place, families, groups) for n, rows in enumerate(ordered)
     )
-    return Plan(levels, groups, _incoming(levels))
+    owned = {block.owner: (place[i], block.tie) for i, block in enumerate(blocks) if block.owner is not None}
+    rows = {owner: (_group_of(levels[n]), 0 if tie else row) for owner, ((n, row), tie) in owned.items()}
+    return Plan(levels, groups, _incoming(levels), rows)
+
+
+def _group_of(level: Level) -> str:
+    if isinstance(level, InputLevel):
+        return level.group
+    assert level.weights is not None  # levels without weights have no owner
+    return level.weights.group
 
 
 def _level(

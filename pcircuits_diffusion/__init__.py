@@ -3,9 +3,11 @@
 from pcircuits_diffusion import backbones, corpus, embedded, evaluate
 from pcircuits_diffusion.backbone import Backbone, CallableBackbone, ModuleBackbone
 from pcircuits_diffusion.backbones import Guided, MaskedTransformer, TransformerConfig, load_backbone
+from pcircuits_diffusion.convert import convert_head
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding import Step
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.hub import HubError
 from pcircuits_diffusion.joint_training import train_jointly
 from pcircuits_diffusion.logit_cache import cache_logits
 from pcircuits_diffusion.mixture import HeadMixture, MixturePosterior
@@ -22,6 +24,7 @@ __all__ = [
     "Generated",
     "Guided",
     "HeadMixture",
+    "HubError",
     "Independent",
     "MaskedTransformer",
     "MixturePosterior",
@@ -31,6 +34,7 @@ __all__ = [
     "TransformerConfig",
     "backbones",
     "cache_logits",
+    "convert_head",
     "corpus",
     "em_start",
     "embedded",

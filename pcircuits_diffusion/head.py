@@ -109,6 +109,10 @@ class CoupledHead(nn.Module):
         assert self.prior.num_categories is not None
         return self.prior.num_categories
 
+    @property
+    def learn_exponents(self) -> bool:
+        return self.exponents.requires_grad
+
     def forward(self, logits: Tensor, hidden_states: Tensor | None, tokens: Tensor, mask: Tensor) -> CoupledPosterior:
         """The coupled distribution of a batch of blocks.
 

@@ -1,5 +1,6 @@
 """A diffusion language model with a coupled head: what users decode with, save and load."""
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from pcircuits_diffusion.decoding import (
     decode,
 )
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.hub import find_head, upload_head
 from pcircuits_diffusion.mixture import HeadMixture
 from pcircuits_diffusion.pretrained import BackboneInfo, load_head, save_head
 
@@ -119,33 +121,104 @@ class CoupledDiffusion:
         return canvas, blocks(canvas.context, num_blocks, length, steps=steps, max_context=context)
 
     def save_pretrained(
-        self, folder: str | os.PathLike, *, backbone_name: str | None = None, dtype: torch.dtype | None = None
+        self,
+        folder: str | os.PathLike,
+        *,
+        backbone_name: str | None = None,
+        backbone_revision: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Writes the head alone, and the name of the backbone it belongs to; see `save_head`.
 
-        `dtype=torch.float16` halves the files.
+        Args:
+            backbone_name: for `load_backbone`; what the backbone says if left out.
+            backbone_revision: its branch, tag or commit; as well.
+            dtype: `torch.float16` halves the files.
 
         Raises:
             pc.ParameterError: there is no head.
         """
+        save_head(self._saved_head(), folder, self._info(backbone_name, backbone_revision), dtype)
+
+    def push_to_hub(
+        self, repo_id: str, *, backbone_name: str | None = None, backbone_revision: str | None = None, **options: Any
+    ) -> str:
+        """Uploads what `save_pretrained` writes, with a model card, and returns the commit's address.
+
+        Args:
+            repo_id: "user/name"; created if it is not there.
+            backbone_name: as for `save_pretrained`.
+            backbone_revision: as well.
+            options: private, token, commit_message, revision, dtype; see `upload_head`.
+
+        Raises:
+            pc.ParameterError: there is no head. HubError: no access, or no connection.
+        """
+        return upload_head(self._saved_head(), self._info(backbone_name, backbone_revision), repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | os.PathLike,
+        *,
+        backbone: Backbone | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **backbone_options: Any,
+    ) -> "CoupledDiffusion":
+        """The head that `save_pretrained` or `push_to_hub` wrote, on a backbone with the same vocabulary.
+
+        Args:
+            backbone: the one to put the head on; None: the one that the head names, by `load_backbone`.
+            revision: of the head's repository: a branch, tag or commit. The backbone's is written in the head's files.
+            cache_dir: of `huggingface_hub`, for the head.
+            token: of the hub, for the head; None: the one that was logged in with.
+            local_files_only: take the head from the cache, without asking the hub.
+            backbone_options: of `load_backbone`, such as `trust_remote_code=True` and `device`.
+
+        Raises:
+            pc.FormatError: files that are missing, truncated, tampered with, or of a newer version.
+            HubError: no such repository or revision, no access, or no connection.
+            pc.ShapeError: a backbone with another vocabulary or mask.
+            pc.ParameterError: options that do not go together, or a backbone that cannot be loaded by its name.
+        """
+        if backbone is not None and backbone_options:
+            given = ", ".join(backbone_options)
+            raise pc.ParameterError(f"{given}: options of a backbone that is to be loaded, but `backbone` was given")
+        hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        head, saved = load_head(find_head(folder_or_hub_id, revision=revision, **hub))
+        backbone = _load_backbone(saved, backbone_options) if backbone is None else backbone
+        for name in ("vocab_size", "mask_id"):
+            want, got = getattr(saved, name), getattr(backbone, name)
+            if want not in (None, got):
+                of = f"this head was saved with {name} {want} (backbone {saved.name})"
+                raise pc.ShapeError(f"{of}, this backbone has {got}")
+        return cls(backbone, head)
+
+    def _saved_head(self) -> CoupledHead:
         if self.head is None:
             raise pc.ParameterError("there is no head to save; the backbone is saved by its own means")
         if isinstance(self.head, HeadMixture):
             raise pc.ParameterError("a mixture is saved head by head: save each of `head.parts` by itself")
-        name = backbone_name or getattr(self.backbone, "name_or_path", None) or type(self.backbone).__name__
-        save_head(self.head, folder, BackboneInfo(str(name), self.backbone.vocab_size, self.backbone.mask_id), dtype)
+        return self.head
 
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, backbone: Backbone) -> "CoupledDiffusion":
-        """The head that `save_pretrained` wrote, on a backbone with the same vocabulary.
+    def _info(self, name: str | None, revision: str | None) -> BackboneInfo:
+        backbone = self.backbone
+        name = name or getattr(backbone, "name_or_path", None) or type(backbone).__name__
+        revision = revision or getattr(backbone, "revision", None)
+        return BackboneInfo(str(name), backbone.vocab_size, backbone.mask_id, revision)
 
-        Raises:
-            pc.FormatError: files that are missing, truncated, tampered with, or of a newer version.
-            pc.ShapeError: a backbone with another vocabulary or mask.
-        """
-        head, trained_on = load_head(folder)
-        for name in ("vocab_size", "mask_id"):
-            if (got := getattr(backbone, name)) != (want := getattr(trained_on, name)):
-                saved = f"this head was saved with {name} {want} (backbone {trained_on.name})"
-                raise pc.ShapeError(f"{saved}, this backbone has {got}")
-        return cls(backbone, head)
+
+def _load_backbone(saved: BackboneInfo, options: dict[str, Any]) -> Backbone:
+    """By the package's public function, which is looked up when it is needed: it imports optional packages."""
+    loader = importlib.import_module(__package__).load_backbone
+    named = f"{saved.name!r}" + (f" at revision {saved.revision!r}" if saved.revision else "")
+    try:
+        return loader(saved.name, revision=saved.revision, **{"vocab_size": saved.vocab_size, **options})
+    except (pc.ParameterError, pc.FormatError, OSError, ImportError) as error:
+        raise pc.ParameterError(
+            f"the backbone that this head was saved with, {named}, cannot be loaded: {error}; "
+            "load it yourself and give `backbone`"
+        ) from error

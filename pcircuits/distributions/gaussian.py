@@ -36,7 +36,12 @@ class Gaussian(InputFamily):
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         mean = self.loc + self.scale * torch.randn(groups, units, generator=generator)
-        return {"mean": mean, "raw_std": self._raw(torch.full_like(mean, self.scale))}
+        return self.from_moments(mean, torch.full_like(mean, self.scale))
+
+    def from_moments(self, mean: Float[Tensor, "G K"], std: Float[Tensor, "G K"]) -> dict[str, Tensor]:
+        """Unconstrained parameters with these moments; `std` is at least `min_std` + 1e-6."""
+        excess = (std - self.min_std).clamp_min(1e-6)
+        return {"mean": mean, "raw_std": excess + torch.log(-torch.expm1(-excess))}
 
     def prepare(self, parameters: dict[str, Tensor], support: Tensor | None) -> Normal:
         return Normal(parameters["mean"], self.min_std + torch.nn.functional.softplus(parameters["raw_std"]))
@@ -92,10 +97,7 @@ class Gaussian(InputFamily):
         square = (1 - step) * (old_std.square() + old_mean.square()) + step * new_second
         std = (square - mean.square()).clamp_min((2 * self.min_std) ** 2).sqrt()
         reached = total > LEAST_COUNT
-        updated = {
-            "mean": torch.where(reached, mean, old_mean),
-            "raw_std": self._raw(torch.where(reached, std, old_std)),
-        }
+        updated = self.from_moments(torch.where(reached, mean, old_mean), torch.where(reached, std, old_std))
         return {key: value.to(prepared.mean.dtype) for key, value in updated.items()}
 
     def sample(
@@ -124,7 +126,3 @@ class Gaussian(InputFamily):
         hard = evidence.observed.unsqueeze(-1)
         values = torch.where(evidence.observed, evidence.values, 0.0).to(dtype).unsqueeze(-1)
         return torch.where(hard, values, mean), torch.where(hard, values.square(), std.square() + mean.square())
-
-    def _raw(self, std: Tensor) -> Tensor:
-        excess = (std - self.min_std).clamp_min(1e-6)
-        return excess + torch.log(-torch.expm1(-excess))

@@ -79,7 +79,7 @@ def test_a_head_comes_back_as_it_was(model: CoupledDiffusion, tmp_path: Path) ->
     assert again.head.exponents.equal(model.head.exponents) and again.head.exponents.requires_grad
     assert again.generate([1], seeds=[3], **OPTIONS).tokens.equal(model.generate([1], seeds=[3], **OPTIONS).tokens)
     assert json.loads((tmp_path / "head.json").read_text())["backbone"] == {
-        "name": "tiny/table", "vocab_size": VOCAB, "mask_id": MASK,
+        "name": "tiny/table", "vocab_size": VOCAB, "mask_id": MASK, "revision": None,
     }  # fmt: skip
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors"}, "no pickle, no backbone, no temporary file"
@@ -117,7 +117,7 @@ def test_another_backbone_is_refused(model: CoupledDiffusion, tmp_path: Path) ->
         ({"options": {"coupling": "magic"}}, "does not describe a head.*magic"),
         ({"options": {"depth": 3}}, "does not describe a head.*depth"),
         ({"backbone": {"name": "x"}}, "does not describe a head"),
-        ({"sha256": "0" * 64}, "head.safetensors"),
+        ({"sha256": {"head.safetensors": "0" * 64}}, "head.safetensors"),
     ],
 )
 def test_a_wrong_description_is_refused(
