@@ -117,7 +117,7 @@ def test_another_backbone_is_refused(model: CoupledDiffusion, tmp_path: Path) ->
         ({"options": {"coupling": "magic"}}, "does not describe a head.*magic"),
         ({"options": {"depth": 3}}, "does not describe a head.*depth"),
         ({"backbone": {"name": "x"}}, "does not describe a head"),
-        ({"sha256": {"head.safetensors": "0" * 64}}, "head.safetensors"),
+        ({"sha256": {"head.safetensors": "0" * 64, "prior/circuit.json": "0" * 64}}, "head.safetensors"),
     ],
 )
 def test_a_wrong_description_is_refused(
