@@ -1,0 +1,52 @@
+"""What a step sees and what it returns; the parts of the settings that concern a single step.
+
+Axes: B rows, L positions of the region, V tokens.
+"""
+
+from typing import NamedTuple
+
+from pcircuits.types import Bool, Float, Int, Tensor
+
+
+class Rule(NamedTuple):
+    """What a sampler is asked; see the fields of the same names in `Settings`."""
+
+    remasking: str = "low_confidence"
+    confidence_from: str = "backbone"
+    temperature: float = 1.0
+    sampling: str = "latent"
+    quota: str = "linear"
+    bound: float = 0.0
+    order_temperature: float = 0.0
+    tempered_confidence: bool = False
+    begin_suppress_tokens: tuple[int, ...] = ()
+
+    @property
+    def needs_joint(self) -> bool:
+        """Whether positions are chosen by what the head says, not by the backbone alone."""
+        return self.confidence_from == "coupled" or self.quota == "joint_confidence"
+
+
+class View(NamedTuple):
+    """What is known of a batch of regions before a step.
+
+    `mask`: undecided positions. `open`: those that may be committed. `counts`: how many will be at least.
+    `log_marginals`: the backbone's predictions. `log_targets`: the same truncated by top_p and top_k.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    open: Bool[Tensor, "B L"]
+    counts: Int[Tensor, " B"]
+    log_marginals: Float[Tensor, "B L V"]
+    log_targets: Float[Tensor, "B L V"]
+
+    def rows(self, index: Int[Tensor, " R"]) -> "View":
+        return View(*(field[index] for field in self))
+
+
+class Commit(NamedTuple):
+    """Tokens (B, L), to be kept where `positions` (B, L) is True."""
+
+    tokens: Int[Tensor, "B L"]
+    positions: Bool[Tensor, "B L"]
