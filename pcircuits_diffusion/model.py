@@ -200,6 +200,9 @@ class CoupledDiffusion:
             )
         if settings.cache is not None and not hasattr(self.backbone, "prefill"):
             raise pc.ParameterError(f"`cache` needs a backbone with `prefill`; {type(self.backbone).__name__} has none")
+        unlimited = settings.steps is None and settings.quota in decoding.ADAPTIVE
+        if unlimited and (settings.reviser != "none" or getattr(self.backbone, "visible_noise", False)):
+            raise pc.ParameterError(f"decisions may be taken back here: quota {settings.quota!r} needs `steps` to end")
         self._require_ids(settings)
         return settings
 

@@ -96,8 +96,7 @@ def decode(
             tokens, positions = propose(models, view, rows, settings.rule, randomness)
             revision = Revision(view, canvas.decided(region)[rows], canvas.confidence[rows, region.decoded], step, left)
             taken_back = revise(settings.reviser, revision, rows, randomness)
-            confidence = view.log_marginals.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
-            committed = canvas.commit(region, rows, tokens, positions, confidence)
+            committed = canvas.commit(region, rows, tokens, positions, view.probability(tokens, positions))
             remasked = canvas.remask(region, rows, taken_back)
             canvas.renew_noise(rows, randomness)
             if settings.after_eos == "observe":

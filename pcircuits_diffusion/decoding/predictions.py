@@ -44,13 +44,13 @@ def truncate(
     return torch.full_like(log_marginals, -torch.inf).scatter(-1, tokens, values).log_softmax(-1)
 
 
-def temper(probabilities: Float[Tensor, "B L V"], temperature: float) -> Float[Tensor, "B L V"]:
+def temper(probabilities: Float[Tensor, "*B V"], temperature: float) -> Float[Tensor, "*B V"]:
     """`p^(1/temperature)`, normalised; at 0 as it is, for a certainty has no order."""
     return _tempered(probabilities.log(), temperature).exp()
 
 
 def _tempered(log_probabilities: Tensor, temperature: float) -> Tensor:
-    if temperature == 0:
+    if temperature in (0, 1):
         return log_probabilities
     return ((log_probabilities - log_probabilities.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
 

@@ -1,6 +1,7 @@
 """How a text is decoded: one frozen record, validated once."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pcircuits as pc
@@ -77,8 +78,8 @@ class Settings:
     eos_id: int | None = None
     after_eos: str = "sum_out"
     eos_penalty: float = 0.0
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
     reviser: str = "none"
     cache: str | None = None
     max_context: int | None = None
@@ -89,7 +90,8 @@ class Settings:
         if self.bound is not None:
             if self.quota not in ADAPTIVE:
                 raise pc.ParameterError(f"`bound` belongs to {', '.join(ADAPTIVE)}; the quota is {self.quota!r}")
-            if not 0 <= self.bound <= (largest := ADAPTIVE[self.quota].largest):
+            largest = ADAPTIVE[self.quota].largest
+            if not 0 <= self.bound <= largest:
                 raise pc.ParameterError(f"`bound` of {self.quota!r} must lie in [0, {largest}], got {self.bound!r}")
         if self.eos_penalty and self.eos_id is None:
             raise pc.ParameterError("`eos_penalty` needs `eos_id`, the token that it makes less likely")
@@ -104,8 +106,6 @@ class Settings:
             ("after_eos", AFTER_EOS),
             ("reviser", REVISERS),
             ("cache", CACHES),
-            ("see_ahead", (True, False)),
-            ("tempered_confidence", (True, False)),
         )
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:

@@ -5,6 +5,8 @@ Axes: B rows, L positions of the region, V tokens.
 
 from typing import NamedTuple
 
+import torch
+
 from pcircuits.types import Bool, Float, Int, Tensor
 
 
@@ -40,6 +42,11 @@ class View(NamedTuple):
     counts: Int[Tensor, " B"]
     log_marginals: Float[Tensor, "B L V"]
     log_targets: Float[Tensor, "B L V"]
+
+    def probability(self, tokens: Int[Tensor, "B L"], positions: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """What the backbone gives the tokens at some positions; elsewhere it means nothing."""
+        index = torch.where(positions, tokens, 0).unsqueeze(-1)
+        return self.log_marginals.gather(-1, index).squeeze(-1).exp()
 
     def rows(self, index: Int[Tensor, " R"]) -> "View":
         return View(*(field[index] for field in self))
