@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 
 import pcircuits as pc
-from pcircuits.types import Bool, Int, Tensor
+from pcircuits.types import Bool, Tensor
 from pcircuits_diffusion.decoding.prompts import PromptIds, Prompts
 
 Masks = Tensor | Sequence[Tensor] | Sequence[Sequence[bool]] | Sequence[bool]
 
 
 def gaps_of(
-    texts: Prompts, mask: Masks | None, mask_id: int, valid: Bool[Tensor, "B P"] | None = None
+    texts: Prompts, mask: Masks | None, mask_id: int, valid: Bool[Tensor, "B N"] | None = None
 ) -> Bool[Tensor, "B P"]:
     """What a mask of the given texts' own shape says, or all positions that hold the mask id; aligned with `texts`.
 
@@ -36,9 +36,7 @@ def gaps_of(
     return gaps
 
 
-def restored(
-    filled: list[Int[Tensor, " n"]], given: PromptIds, valid: Bool[Tensor, "B P"] | None
-) -> Tensor | list[Tensor]:
+def restored(filled: list[Tensor], given: PromptIds, valid: Bool[Tensor, "B N"] | None) -> Tensor | list[Tensor]:
     """Filled texts as a tensor of the given one's shape, or as a list where a list of rows was given."""
     if not isinstance(given, Tensor):
         return filled if _is_nested(given) else filled[0]
