@@ -132,11 +132,11 @@ class Canvas:
         """Draws the undecided tokens of some rows anew, for a backbone that sees them."""
         if self.noise is None:
             return
-        shape = self.tokens.shape[1:]
         for index, generator in randomness.groups(rows, torch.zeros_like(rows, dtype=torch.bool)):
-            drawn = torch.randint(self.noise, (len(index), *shape), generator=generator, device=rows.device)
-            part = rows[index]
-            self.tokens[part] = torch.where(self.mask[part], drawn, self.tokens[part])
+            undecided = torch.zeros_like(self.mask)
+            undecided[rows[index]] = self.mask[rows[index]]
+            count = int(undecided.sum())
+            self.tokens[undecided] = torch.randint(self.noise, (count,), generator=generator, device=rows.device)
 
     def close_ended(self) -> None:
         """Fills what follows a row's end with the end-of-text token, as decided."""
