@@ -175,7 +175,9 @@ class CoupledDiffusion:
 
     def _decode(self, canvas: Canvas, sizes: Sizes, settings: Settings, randomness: Randomness) -> Iterator[Step]:
         regions = decoding.REGIONS[settings.region](canvas.wanted, canvas.first, sizes)
-        return decoding.decode(Models(self.backbone, self.head), canvas, regions, settings, randomness)
+        return decoding.decode(
+            Models(self.backbone, self.head, windows=sizes.whole), canvas, regions, settings, randomness
+        )
 
     @property
     def _head_length(self) -> int:

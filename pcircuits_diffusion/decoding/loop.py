@@ -40,10 +40,15 @@ class Step(NamedTuple):
 
 
 class Models(NamedTuple):
-    """A backbone, and the head on it; None: the backbone alone, each token drawn independently."""
+    """A backbone, and the head on it; None: the backbone alone, each token drawn independently.
+
+    `windows`: the head looks through windows even where a region is no longer than the head. Where texts are of unequal
+    length, what is done with one must not depend on the others.
+    """
 
     backbone: Backbone
     head: CoupledHead | None
+    windows: bool = False
 
     def distribution(self, view: View, coupled: bool) -> Distribution:
         """Over the region; where that is longer than the head, windows over the open positions (`windows.py`)."""
@@ -60,7 +65,7 @@ class Models(NamedTuple):
         return Windowed(inner, alone, windows)
 
     def windowed(self, mask: Bool[Tensor, "R L"]) -> bool:
-        return self.head is not None and mask.shape[1] > self.head.block_length
+        return self.head is not None and (self.windows or mask.shape[1] > self.head.block_length)
 
     def coupled_rows(self, mask: Bool[Tensor, "R L"]) -> Bool[Tensor, " R"]:
         """Rows that ask the head; where there are windows, each of them is active or not for itself."""
@@ -76,7 +81,8 @@ def decode(
     """Decides the wanted columns region by region; a row is left out of the calls while it commits nothing."""
     index = 0
     for region in regions:
-        allowed = canvas.open(region)
+        if not (allowed := canvas.open(region)).any():
+            continue
         reader = Reader(models.backbone, canvas, region, _rows(allowed), settings.cache == "prefix")
         canvas.renew_noise(reader.all_rows, randomness)
         steps = region.steps
@@ -142,7 +148,8 @@ def look(
     )
     require_marginals(adjusted, mask, vocab_size, "the predictions without `suppress_tokens`")
     targets = truncate(adjusted, temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k)
-    return View(canvas.tokens[rows, region.decoded], mask, allowed, counts, adjusted, targets)
+    tokens, valid = canvas.tokens[rows, region.decoded], canvas.valid[rows, region.decoded]
+    return View(tokens, mask, allowed, counts, adjusted, targets, valid)
 
 
 def propose(models: Models, view: View, rows: Int[Tensor, " R"], rule: Rule, randomness: Randomness) -> Commit:
@@ -159,7 +166,7 @@ def propose(models: Models, view: View, rows: Int[Tensor, " R"], rule: Rule, ran
             chosen = sampler(models.distribution(part, False), part, rule, generator).positions
             part, part_rule = part._replace(open=chosen, counts=chosen.sum(-1)), rule._replace(quota="linear")
         tokens, positions = sampler(models.distribution(part, use_head), part, part_rule, generator)
-        result.tokens[index], result.positions[index] = tokens, positions
+        result.tokens[index, -tokens.shape[1] :], result.positions[index, -tokens.shape[1] :] = tokens, positions
     return result
 
 
@@ -167,7 +174,8 @@ def revise(reviser: str, revision: Revision, rows: Int[Tensor, " R"], randomness
     """Decided positions to mask again; none in a row's last step."""
     taken_back = torch.zeros_like(revision.decided)
     for index, generator in randomness.groups(rows, torch.zeros_like(rows, dtype=torch.bool)):
-        taken_back[index] = REVISERS[reviser](revision.rows(index), generator)
+        found = REVISERS[reviser](revision.rows(index), generator)
+        taken_back[index, -found.shape[1] :] = found
     if revision.steps is not None:
         taken_back &= (revision.steps - revision.step > 1).unsqueeze(-1)
     return taken_back & revision.decided

@@ -29,8 +29,9 @@ class Revision(NamedTuple):
     steps: Int[Tensor, " B"] | None
 
     def rows(self, index: Int[Tensor, " R"]) -> "Revision":
-        steps = None if self.steps is None else self.steps[index]
-        return Revision(self.view.rows(index), self.decided[index], self.confidence[index], self.step, steps)
+        view, steps = self.view.rows(index), None if self.steps is None else self.steps[index]
+        width = view.mask.shape[1]
+        return Revision(view, self.decided[index, -width:], self.confidence[index, -width:], self.step, steps)
 
 
 Reviser = Callable[[Revision, torch.Generator | None], Tensor]

@@ -33,7 +33,8 @@ class View(NamedTuple):
     """What is known of a batch of regions before a step.
 
     `mask`: undecided positions. `open`: those that may be committed. `counts`: how many will be at least.
-    `log_marginals`: the backbone's predictions. `log_targets`: the same truncated by top_p and top_k.
+    `log_marginals`: the backbone's predictions. `log_targets`: the same truncated by top_p and top_k. `valid`: columns
+    that are text, not padding.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -42,6 +43,7 @@ class View(NamedTuple):
     counts: Int[Tensor, " B"]
     log_marginals: Float[Tensor, "B L V"]
     log_targets: Float[Tensor, "B L V"]
+    valid: Bool[Tensor, "B L"]
 
     def probability(self, tokens: Int[Tensor, "B L"], positions: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """What the backbone gives the tokens at some positions; elsewhere it means nothing."""
@@ -49,7 +51,12 @@ class View(NamedTuple):
         return self.log_marginals.gather(-1, index).squeeze(-1).exp()
 
     def rows(self, index: Int[Tensor, " R"]) -> "View":
-        return View(*(field[index] for field in self))
+        """Some rows, without the columns on the left that are padding in all of them: what is drawn for a row does not
+        depend on how long the others are.
+        """
+        part = View(*(field[index] for field in self))
+        padding = int(part.valid.any(0).long().argmax())
+        return part._replace(**{name: getattr(part, name)[:, padding:] for name in self._fields if name != "counts"})
 
 
 class Commit(NamedTuple):

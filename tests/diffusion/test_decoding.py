@@ -180,7 +180,7 @@ def backbone_view(probabilities: torch.Tensor, batch: int = 1) -> tuple[Independ
     """A fully masked region under the backbone alone, of probabilities (L, V); one position is to be committed."""
     logs = probabilities.log().expand(batch, -1, -1)
     open_ = torch.ones(logs.shape[:2], dtype=torch.bool)
-    view = View(torch.full(logs.shape[:2], 3), open_, open_, torch.ones(batch, dtype=torch.long), logs, logs)
+    view = View(torch.full(logs.shape[:2], 3), open_, open_, torch.ones(batch, dtype=torch.long), logs, logs, open_)
     return Independent(logs, view.tokens, view.mask), view
 
 
@@ -308,7 +308,9 @@ def test_gamma_is_each_rows_own_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(table_backbone(), CoupledHead(hmm(), gamma=0.5))
     mask = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
     log_marginals = models.backbone.log_marginals(torch.full((3, LENGTH), MASK))
-    view = View(torch.zeros_like(mask).long(), mask, mask, mask.sum(-1), log_marginals, log_marginals)
+    view = View(
+        torch.zeros_like(mask).long(), mask, mask, mask.sum(-1), log_marginals, log_marginals, torch.ones_like(mask)
+    )
     rule = Rule(temperature=0.0)
     for randomness in (Randomness(3), Randomness(3, seeds=[1, 2, 3])):
         coupled.clear()

@@ -86,7 +86,7 @@ def windowed(seed: int = 0) -> tuple[Windowed, list[Any], torch.Tensor, torch.Te
     tokens = torch.where(mask, MASK, 1)
     wanted = torch.tensor([[True, False, False, False, True, True]])
     head = CoupledHead(hmm(length=3), coupling="product")
-    view = View(tokens, mask, wanted, wanted.sum(-1), logs, logs)
+    view = View(tokens, mask, wanted, wanted.sum(-1), logs, logs, torch.ones_like(mask))
     distribution = Models(table_backbone(), head).distribution(view, True)
     assert isinstance(distribution, Windowed)
     parts = [head(logs[:, at], None, tokens[:, at], mask[:, at]) for at in (slice(0, 3), slice(3, 6))]
@@ -154,7 +154,7 @@ def test_windows_below_gamma_only() -> None:
     head = CoupledHead(hmm(length=3), coupling="product", gamma=0.5)
     mask = torch.tensor([[True, True, True, True, False, False], [True, True, True, True, True, True]])
     logs = torch.zeros(2, 6, VOCAB).log_softmax(-1)
-    view = View(torch.zeros(2, 6, dtype=torch.long), mask, mask, mask.sum(-1), logs, logs)
+    view = View(torch.zeros(2, 6, dtype=torch.long), mask, mask, mask.sum(-1), logs, logs, torch.ones_like(mask))
     models = Models(table_backbone(), head)
     distribution = models.distribution(view, True)
     assert isinstance(distribution, Windowed) and distribution.windows.columns.tolist() == [[3, 4, 5]]
@@ -275,13 +275,24 @@ def test_infill_leaves_what_is_given_alone(coupled: bool, options: dict[str, Any
 
 
 @pytest.mark.parametrize("coupled", [True, False])
-@pytest.mark.parametrize("region", ["canvas", "blocks"])
-def test_a_text_alone_equals_that_text_in_the_batch(coupled: bool, region: str) -> None:
-    model = CoupledDiffusion(transformer(), CoupledHead(hmm(3, 7)) if coupled else None)
-    options = {"region": region, "block_length": 4, "steps": 3}
-    together = model.infill(TEXTS, seeds=[1, 2, 3, 4], **options)
-    for text, seed, row in zip(TEXTS, [1, 2, 3, 4], together, strict=True):
-        assert model.infill([text], seeds=[seed], **options)[0].equal(row)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0, "remasking": "margin"},
+        {"remasking": "random", "quota": "binomial"},
+        {"region": "blocks", "block_length": 4, "order_temperature": 0.5},
+        {"confidence_from": "coupled", "quota": "joint_confidence", "bound": 0.2},
+    ],
+)
+def test_a_text_alone_equals_that_text_in_the_batch(coupled: bool, options: dict[str, Any]) -> None:
+    """Under flat predictions, so that whatever is drawn shows."""
+    backbone, texts = transformer(), [[1, 7, 3, 7, 7, 6], [7, 7], [5, 7, 3, 7, 1, 6, 7, 7, 7, 7], [7, 7, 7, 4]]
+    with torch.no_grad():
+        backbone.embedding.weight.mul_(0.2)
+    model = CoupledDiffusion(backbone, CoupledHead(hmm(3, 7)) if coupled else None)
+    together = model.infill(texts, seeds=[1, 2, 3, 4], steps=3, **options)
+    for text, seed, row in zip(texts, [1, 2, 3, 4], together, strict=True):
+        assert model.infill([text], seeds=[seed], steps=3, **options)[0].equal(row)
 
 
 def test_infill_returns_the_shape_it_was_given() -> None:

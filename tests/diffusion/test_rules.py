@@ -174,7 +174,8 @@ def test_joint_confidence_is_the_sum_over_all_completions(coupling: str, coupled
     allowed = mask & torch.tensor([1, 1, 1, 0]).bool()
     tokens = torch.tensor([[0, 0, 0, 0], [1, 2, 0, 0], [2, 1, 1, 0], [1, 1, 0, 2]])
     log_marginals = (3.0 * torch.randn(4, LENGTH, VOCAB, generator=generator(2))).log_softmax(-1)
-    view = View(tokens, mask, allowed, torch.ones(4, dtype=torch.long), log_marginals, log_marginals)
+    counts, valid = torch.ones(4, dtype=torch.long), torch.ones_like(mask)
+    view = View(tokens, mask, allowed, counts, log_marginals, log_marginals, valid)
     posterior = head(log_marginals, None, tokens, mask) if coupled else Independent(log_marginals, tokens, mask)
     proposed = torch.where(mask, log_marginals.argmax(-1), tokens)
     for bound in (0.01, 0.2, 0.5, 0.8, 0.99):
