@@ -51,12 +51,10 @@ class CoupledPosterior:
         assert isinstance(marginals, Tensor)
         return marginals
 
-    def conditional_marginals(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, V) marginals once all but the masked tokens are hard evidence; what is known of the others stays."""
+    def observe(self, tokens: Tensor, mask: Tensor) -> "CoupledPosterior":
+        """The distribution once all but the masked tokens are hard evidence; what is known of the others stays."""
         given = self.evidence.replace(values=torch.where(mask, 0, tokens), observed=~mask)
-        marginals = self.posterior.circuit.condition(given).marginals()
-        assert isinstance(marginals, Tensor)
-        return marginals
+        return CoupledPosterior(self.posterior.circuit.condition(given), self.log_targets, mask, self.potentials)
 
     def mpe(self) -> pc.MPE:
         return self.posterior.mpe()
@@ -99,9 +97,9 @@ class Independent:
         certain = torch.nn.functional.one_hot(self.tokens, self.log_targets.shape[-1]).to(self.log_targets.dtype)
         return torch.where(self.mask.unsqueeze(-1), self.log_targets.exp(), certain)
 
-    def conditional_marginals(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, V) marginals with all but the masked tokens fixed."""
-        return Independent(self.log_targets, tokens, mask).marginals()
+    def observe(self, tokens: Tensor, mask: Tensor) -> "Independent":
+        """The distribution with all but the masked tokens fixed."""
+        return Independent(self.log_targets, tokens, mask)
 
     def mpe(self) -> pc.MPE:
         values = self.sample(temperature=0.0)[0]

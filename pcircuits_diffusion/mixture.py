@@ -19,21 +19,21 @@ class MixturePosterior:
 
     Args:
         parts: one posterior a head.
-        log_shares: (K,) normalised log mixture weights.
+        log_shares: (K, B) normalised log mixture weights.
     """
 
-    def __init__(self, parts: Sequence[CoupledPosterior], log_shares: Float[Tensor, " K"]) -> None:
+    def __init__(self, parts: Sequence[CoupledPosterior], log_shares: Float[Tensor, "K B"]) -> None:
         self.parts, self.log_shares = list(parts), log_shares
         self.mask, self.log_targets = parts[0].mask, parts[0].log_targets
 
     def log_prob(self, x: Tensor, *, variables: Tensor | None = None) -> Tensor:
         """(B,) log probability of blocks (B, L), or of the positions in `variables` (B, L) only."""
         scores = torch.stack([part.log_prob(x, variables=variables) for part in self.parts])
-        return (scores + self.log_shares.double().view(-1, *[1] * (scores.ndim - 1))).logsumexp(0)
+        return (scores + self.log_shares).logsumexp(0)
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """(n, B, L) blocks: a head a sample and row, then a block from it."""
-        shares = self.log_shares.exp().expand(n * len(self.mask), -1)
+        shares = self.log_shares.exp().T.repeat(n, 1)
         chosen = pc.draw(shares, generator).view(n, len(self.mask), 1)
         drawn = [part.sample(n, generator=generator, temperature=temperature) for part in self.parts]
         return torch.stack(drawn).gather(0, chosen.expand_as(drawn[0]).unsqueeze(0))[0]
@@ -41,15 +41,14 @@ class MixturePosterior:
     def marginals(self) -> Float[Tensor, "B L V"]:
         """(B, L, V) exact coupled marginals."""
         parts = torch.stack([part.marginals() for part in self.parts])
-        return torch.einsum("k,k...->...", self.log_shares.exp().to(parts.dtype), parts)
+        return torch.einsum("kb,kblv->blv", self.log_shares.exp().to(parts.dtype), parts)
 
-    def conditional_marginals(self, tokens: Tensor, mask: Tensor) -> Float[Tensor, "B L V"]:
-        """(B, L, V) marginals once all but the masked tokens are hard evidence, which changes the heads' shares too."""
+    def observe(self, tokens: Tensor, mask: Tensor) -> "MixturePosterior":
+        """The distribution once all but the masked tokens are hard evidence, which changes the heads' shares too."""
         fixed = self.mask & ~mask
         scores = torch.stack([part.log_prob(tokens, variables=fixed) for part in self.parts])
-        shares = (scores + self.log_shares.double().unsqueeze(1)).softmax(0)
-        parts = torch.stack([part.conditional_marginals(tokens, mask) for part in self.parts])
-        return torch.einsum("kb,kblv->blv", shares.to(parts.dtype), parts)
+        shares = (scores + self.log_shares).log_softmax(0)
+        return MixturePosterior([part.observe(tokens, mask) for part in self.parts], shares)
 
     def mpe(self) -> pc.MPE:
         """The best of the heads' most probable blocks, a lower bound."""
@@ -115,4 +114,5 @@ class HeadMixture(nn.Module):
     ) -> MixturePosterior:
         """As for one head."""
         parts = [head(logits, hidden_states, tokens, mask) for head in self.parts]
-        return MixturePosterior(parts, self.log_shares.log_softmax(0))
+        shares = self.log_shares.double().log_softmax(0)
+        return MixturePosterior(parts, shares.unsqueeze(1).expand(-1, len(mask)))

@@ -9,18 +9,19 @@ import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Int, Tensor
+from pcircuits_diffusion import decoding
 from pcircuits_diffusion.backbone import Backbone
 from pcircuits_diffusion.decoding import (
     Canvas,
+    Marks,
+    Masks,
     Models,
     PromptIds,
     Prompts,
     Randomness,
-    Region,
     Settings,
+    Sizes,
     Step,
-    blocks,
-    decode,
 )
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.hub import find_head, upload_head
@@ -55,7 +56,25 @@ class CoupledDiffusion:
         self.backbone, self.head = backbone, head
 
     def generate(self, prompt_ids: PromptIds | None = None, **options: Any) -> Generated:
-        """Decodes to the end; arguments as for `steps`."""
+        """Decodes new tokens after the prompts to the end; arguments as for `steps`.
+
+        >>> from pcircuits_diffusion import CallableBackbone
+        >>> backbone = CallableBackbone(lambda tokens: torch.eye(5)[(tokens + 1) % 4], vocab_size=5, mask_id=4)
+        >>> model = CoupledDiffusion(backbone)
+        >>> model.generate([1, 2], max_new_tokens=3, temperature=0.0).tokens
+        tensor([[1, 1, 1]])
+
+        What people use, and how it is called here (every field is explained in `decoding/settings.py`):
+
+        - LLaDA: `steps=128, block_length=32, see_ahead=True, temperature=0.0`.
+        - Dream: `region="canvas", quota="dream", remasking="entropy", temperature=0.2, top_p=0.95,
+          tempered_confidence=True`; with a head shorter than the canvas, windows cover what a step decides.
+        - MDLM: `region="canvas", quota="binomial", remasking="random"`.
+        - Fast-dLLM: `quota="threshold", bound=0.9, cache="prefix"`.
+        - EB sampler: `region="canvas", quota="entropy_bounded", bound=0.1, remasking="entropy"`.
+        - Only with an exact joint: `quota="joint_confidence", bound=0.5, confidence_from="coupled"` commits the longest
+          prefix, most confident positions first, whose joint probability is at least a half.
+        """
         for step in self.steps(prompt_ids, **options):
             tokens = step.tokens
         lengths = tokens.new_full((len(tokens),), tokens.shape[1])
@@ -83,42 +102,122 @@ class CoupledDiffusion:
             valid: (B, P) which ids of a padded tensor of prompts are real.
             generator: of all draws; torch's global one if left out.
             seeds: one a row instead, which makes each row's result independent of the others in the batch.
-            options: the fields of `Settings`: steps, block_length, remasking, sampling, temperature, confidence_from,
-                eos_id, after_eos, max_context.
+            options: the fields of `Settings` (`decoding/settings.py`), which has their names elsewhere: steps,
+                block_length, region, see_ahead, quota, bound, remasking, order_temperature, confidence_from,
+                tempered_confidence, sampling, temperature, top_p, top_k, eos_id, after_eos, eos_penalty,
+                suppress_tokens, begin_suppress_tokens, reviser, cache, max_context.
 
         Raises:
             pc.ParameterError, pc.ShapeError, pc.DataError: before the first step, where arguments do not fit.
             pc.EvidenceError: predictions that are NaN, or tokens that the prior excludes.
         """
         settings = self._settings(options)
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise pc.ParameterError(f"`max_new_tokens` must be a positive integer, got {max_new_tokens!r}")
         prompts = Prompts(prompt_ids, valid=valid, start=settings.eos_id)
         prompts.require_tokens(self.backbone.vocab_size, self.backbone.mask_id)
-        randomness = Randomness(len(prompts.tokens), generator=generator, seeds=seeds, device=prompts.tokens.device)
-        canvas, regions = self._layout(prompts, settings, max_new_tokens)
-        return decode(Models(self.backbone, self.head), canvas, regions, settings, randomness)
+        sizes = self._sizes(settings)
+        columns = max(max_new_tokens, sizes.head_length)
+        if settings.region == "blocks":
+            columns = -(-max_new_tokens // sizes.window) * sizes.window
+        canvas = Canvas.after(prompts, columns, max_new_tokens, self._marks(settings.eos_id))
+        randomness = Randomness(len(canvas.tokens), generator=generator, seeds=seeds, device=canvas.tokens.device)
+        return self._decode(canvas, sizes, settings, randomness)
+
+    def infill(
+        self,
+        tokens: PromptIds,
+        mask: Masks | None = None,
+        *,
+        valid: Bool[Tensor, "B P"] | None = None,
+        **options: Any,
+    ) -> Tensor | list[Tensor]:
+        """Texts with their gaps filled, in the shape in which they were given; arguments as for `infill_steps`.
+
+        >>> from pcircuits_diffusion import CallableBackbone
+        >>> backbone = CallableBackbone(lambda tokens: torch.eye(5)[(tokens + 1) % 4], vocab_size=5, mask_id=4)
+        >>> CoupledDiffusion(backbone).infill(torch.tensor([2, 4, 0, 4]), temperature=0.0)
+        tensor([2, 1, 0, 1])
+        """
+        for step in self.infill_steps(tokens, mask, valid=valid, **options):
+            filled = step.tokens
+        texts = Prompts(tokens, valid=valid)
+        ends = filled.shape[1] - (self._head_length - texts.valid.sum(1)).clamp(min=0)
+        places = zip(filled, ends.tolist(), texts.valid.sum(1).tolist(), strict=True)
+        return decoding.restored([row[end - length : end] for row, end, length in places], tokens, valid)
+
+    def infill_steps(
+        self,
+        tokens: PromptIds,
+        mask: Masks | None = None,
+        *,
+        valid: Bool[Tensor, "B P"] | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """Fills gaps in texts step by step; what is given stays, and an end-of-text token ends nothing.
+
+        Args:
+            tokens: texts as the prompts of `steps`; what stands at masked positions does not matter.
+            mask: of the shape of `tokens`, True where a token is to be found; None: where the mask id stands.
+            valid, generator, seeds: as for `steps`.
+            options: as for `steps`; `region` is "canvas" unless "blocks" (aligned with the texts' ends) is asked for.
+
+        Raises:
+            As `steps`; also where no position is masked.
+        """
+        settings = self._settings({"region": "canvas", **options})
+        texts = Prompts(tokens, valid=valid)
+        gaps = decoding.gaps_of(texts, mask, self.backbone.mask_id, valid)
+        texts.require_tokens(self.backbone.vocab_size, self.backbone.mask_id, texts.valid & ~gaps)
+        canvas = Canvas.filling(texts, gaps, self._head_length, self._marks(None))
+        sizes = self._sizes(settings)._replace(see_ahead=True, whole=True)
+        randomness = Randomness(len(canvas.tokens), generator=generator, seeds=seeds, device=canvas.tokens.device)
+        return self._decode(canvas, sizes, settings, randomness)
+
+    def _decode(self, canvas: Canvas, sizes: Sizes, settings: Settings, randomness: Randomness) -> Iterator[Step]:
+        regions = decoding.REGIONS[settings.region](canvas.wanted, canvas.first, sizes)
+        return decoding.decode(
+            Models(self.backbone, self.head, windows=sizes.whole), canvas, regions, settings, randomness
+        )
+
+    @property
+    def _head_length(self) -> int:
+        return 0 if self.head is None else self.head.block_length
+
+    def _marks(self, eos_id: int | None) -> Marks:
+        noise = self.backbone.vocab_size if getattr(self.backbone, "visible_noise", False) else None
+        return Marks(self.backbone.mask_id, eos_id, noise)
+
+    def _sizes(self, settings: Settings) -> Sizes:
+        return Sizes(settings.block_length, self._head_length, settings.steps, settings.see_ahead, settings.max_context)
 
     def _settings(self, options: Mapping[str, Any]) -> Settings:
-        length = DEFAULT_BLOCK if self.head is None else self.head.block_length
         context = getattr(self.backbone, "max_length", None)
         context = context or getattr(getattr(self.backbone, "config", None), "max_length", None)
+        length = self._head_length or DEFAULT_BLOCK
         settings = Settings(**{"block_length": length, "max_context": context, **options})
-        if self.head is not None and settings.block_length != length:
+        if self.head is not None and max(settings.block_length, length) % min(settings.block_length, length):
             raise pc.ParameterError(
-                f"`block_length` is {settings.block_length}, the head's prior covers {length} tokens"
+                f"`block_length` is {settings.block_length}, the head's prior covers {length} tokens; one must divide "
+                "the other"
             )
+        if settings.cache is not None and not hasattr(self.backbone, "prefill"):
+            raise pc.ParameterError(f"`cache` needs a backbone with `prefill`; {type(self.backbone).__name__} has none")
+        unlimited = settings.steps is None and settings.quota in decoding.ADAPTIVE
+        if unlimited and (settings.reviser != "none" or getattr(self.backbone, "visible_noise", False)):
+            raise pc.ParameterError(f"decisions may be taken back here: quota {settings.quota!r} needs `steps` to end")
+        self._require_ids(settings)
+        return settings
+
+    def _require_ids(self, settings: Settings) -> None:
         eos, vocab_size = settings.eos_id, self.backbone.vocab_size
         if eos is not None and not (0 <= eos < vocab_size and eos != self.backbone.mask_id):
             raise pc.ParameterError(f"`eos_id` must be a token in 0..{vocab_size - 1} and not the mask, got {eos!r}")
-        return settings
-
-    def _layout(self, prompts: Prompts, settings: Settings, max_new_tokens: int) -> tuple[Canvas, list[Region]]:
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise pc.ParameterError(f"`max_new_tokens` must be a positive integer, got {max_new_tokens!r}")
-        length, mask_id = settings.block_length, self.backbone.mask_id
-        num_blocks = -(-max_new_tokens // length)
-        canvas = Canvas(prompts, num_blocks * length, max_new_tokens, mask_id=mask_id, eos_id=settings.eos_id)
-        steps, context = settings.steps, settings.max_context
-        return canvas, blocks(canvas.context, num_blocks, length, steps=steps, max_context=context)
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            if wrong := [token for token in getattr(settings, name) if not 0 <= token < vocab_size]:
+                raise pc.ParameterError(f"`{name}` must be tokens in 0..{vocab_size - 1}, got {wrong}")
 
     def save_pretrained(
         self,

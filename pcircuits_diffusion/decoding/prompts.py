@@ -40,10 +40,10 @@ class Prompts:
             self.tokens[i, length - len(row) :] = row
             self.valid[i, length - len(row) :] = True
 
-    def require_tokens(self, vocab_size: int, mask_id: int) -> None:
-        """Raises where an id is not a token of the backbone, or is its mask."""
+    def require_tokens(self, vocab_size: int, mask_id: int, given: Bool[Tensor, "B P"] | None = None) -> None:
+        """Raises where an id (of those that are given) is not a token of the backbone, or is its mask."""
         wrong = (self.tokens < 0) | (self.tokens >= vocab_size) | (self.tokens == mask_id)
-        if (bad := wrong & self.valid).any():
+        if (bad := wrong & (self.valid if given is None else given)).any():
             rows = bad.any(1).nonzero().flatten()[:8].tolist()
             raise pc.DataError(
                 f"prompt rows {rows} hold ids that are the mask ({mask_id}) or outside 0..{vocab_size - 1}"

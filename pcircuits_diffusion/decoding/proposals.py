@@ -1,94 +1,111 @@
 """What a step commits: positions and their tokens, drawn jointly. One function a sampler.
 
-Axes: B rows, L positions of the block, V tokens.
+Axes: B rows, L positions of the region, V tokens.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits_diffusion.coupling import CoupledPosterior, Independent
-from pcircuits_diffusion.decoding.score import SCORES, best
-from pcircuits_diffusion.mixture import MixturePosterior
-
-Distribution = CoupledPosterior | MixturePosterior | Independent
-
-
-class Rule(NamedTuple):
-    """What a sampler is asked: the name of a score, whose probabilities it sees, and a temperature (see `Settings`)."""
-
-    remasking: str
-    confidence_from: str
-    temperature: float
-
-
-class View(NamedTuple):
-    """What is known of a batch of blocks before a step.
-
-    `mask`: undecided positions. `open`: those that may be committed. `counts`: how many will be.
-    """
-
-    tokens: Int[Tensor, "B L"]
-    mask: Bool[Tensor, "B L"]
-    open: Bool[Tensor, "B L"]
-    counts: Int[Tensor, " B"]
-    log_marginals: Float[Tensor, "B L V"]
-    hidden: Float[Tensor, "B L E"] | None = None
-
-    def rows(self, index: Int[Tensor, " R"]) -> "View":
-        chosen = View(*(field[index] for field in self[:-1]))
-        return chosen._replace(hidden=None if self.hidden is None else self.hidden[index])
-
-
-class Commit(NamedTuple):
-    """Tokens (B, L), to be kept where `positions` (B, L) is True."""
-
-    tokens: Int[Tensor, "B L"]
-    positions: Bool[Tensor, "B L"]
-
+from pcircuits_diffusion.decoding.predictions import temper
+from pcircuits_diffusion.decoding.quota import ADAPTIVE, Ranking
+from pcircuits_diffusion.decoding.score import SCORES, Candidates, perturb, rank
+from pcircuits_diffusion.decoding.view import Commit, Rule, View
+from pcircuits_diffusion.decoding.windows import Distribution
 
 Sampler = Callable[[Distribution, View, Rule, torch.Generator | None], Commit]
 
 
 def latent(distribution: Distribution, view: View, rule: Rule, generator: torch.Generator | None) -> Commit:
-    """Draws the whole block jointly and keeps the positions that score best: the others are thereby summed out."""
+    """Draws the whole region jointly and keeps the positions that score best: the others are thereby summed out."""
     if rule.temperature == 0:
-        tokens = _most_probable(distribution, view)
-    else:
-        tokens = distribution.sample(1, generator=generator, temperature=rule.temperature)[0]
-    coupled = rule.confidence_from == "coupled" and rule.remasking != "random"
-    probabilities = distribution.marginals() if coupled else view.log_marginals.exp()
-    scores = SCORES[rule.remasking](probabilities, tokens, generator)
-    return Commit(tokens, best(scores, view.open, view.counts))
+        return mpe(distribution, view, rule, generator)
+    tokens = distribution.sample(1, generator=generator, temperature=rule.temperature)[0]
+    return Commit(tokens, choose(distribution, view, rule, tokens, generator))
 
 
-def _most_probable(distribution: Distribution, view: View) -> Int[Tensor, "B L"]:
-    """Where one position a row is left, its mode, which `mpe` would find by trying every token."""
-    if (view.mask.sum(-1) <= 1).all():
-        return distribution.marginals().argmax(-1)
-    return distribution.mpe().values
+def mpe(distribution: Distribution, view: View, rule: Rule, generator: torch.Generator | None) -> Commit:
+    """Proposes the most probable completion of the region, at any temperature (exact where maximisation is).
+
+    Where one position a row is left that is its mode, which `mpe` would find by trying every token.
+    """
+    single = (view.mask.sum(-1) <= 1).all()
+    tokens = distribution.marginals().argmax(-1) if single else distribution.mpe().values
+    return Commit(tokens, choose(distribution, view, rule, tokens, generator))
 
 
 def any_order(distribution: Distribution, view: View, rule: Rule, generator: torch.Generator | None) -> Commit:
     """Fixes the best position, asks the circuit for the others' conditionals, and so on; the weights stay as they are.
 
-    The position is chosen before its token is drawn (`low_confidence`: by its most likely token), so that at
-    temperature 1 the chain rule gives exact joint samples whatever the order.
+    The position is chosen before its token is drawn (scores see its most likely token), so that at temperature 1 the
+    chain rule gives exact joint samples whatever the order. An adaptive quota counts once, on the most likely tokens.
     """
-    tokens, mask = view.tokens.clone(), view.mask.clone()
-    probabilities, marginals = view.log_marginals.exp(), distribution.marginals()
-    for done in range(int(view.counts.max())):
+    tokens, mask, marginals = view.tokens.clone(), view.mask.clone(), distribution.marginals()
+    counts = view.counts
+    if rule.quota in ADAPTIVE:
+        modes = confidences(distribution, view, rule, marginals)().argmax(-1)
+        counts = choose(distribution, view, rule, modes, generator).sum(-1)
+    for done in range(int(counts.max())):
         if done:
-            marginals = distribution.conditional_marginals(tokens, mask)
-        confidences = marginals if rule.confidence_from == "coupled" else probabilities
-        scores = SCORES[rule.remasking](confidences, confidences.argmax(-1), generator)
-        chosen = best(scores, view.open & mask, (view.counts > done).long())
+            marginals = distribution.observe(tokens, mask).marginals()
+        seen = confidences(distribution, view, rule, marginals)
+        candidates = Candidates(seen().argmax(-1), seen, rule.begin_suppress_tokens)
+        order = order_of(candidates, view.open & mask, rule, generator)
+        chosen = first_of(order, (counts > done).long()) & view.open & mask
         tokens[chosen] = _draw(marginals[chosen], rule.temperature, generator)
         mask &= ~chosen
     return Commit(tokens, view.mask & ~mask)
+
+
+SAMPLERS: dict[str, Sampler] = {"latent": latent, "any_order": any_order, "mpe": mpe}
+
+
+def choose(
+    distribution: Distribution, view: View, rule: Rule, tokens: Int[Tensor, "B L"], generator: torch.Generator | None
+) -> Bool[Tensor, "B L"]:
+    """The open positions to commit: those ranked first by score, as many as the quota says."""
+    candidates = Candidates(tokens, confidences(distribution, view, rule), rule.begin_suppress_tokens)
+    order = order_of(candidates, view.open, rule, generator)
+
+    def log_joint(sizes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return distribution.log_prob(tokens, variables=first_of(order, sizes))
+
+    chosen = first_of(order, view.counts)
+    if rule.quota in ADAPTIVE:
+        ranking = Ranking(candidates, order, view.open.sum(-1), log_joint)
+        accepted = ADAPTIVE[rule.quota].accept(ranking, rule.bound)
+        chosen |= torch.zeros_like(chosen).scatter(-1, order, accepted)
+    return chosen & view.open
+
+
+def confidences(
+    distribution: Distribution, view: View, rule: Rule, marginals: Float[Tensor, "B L V"] | None = None
+) -> Callable[[], Tensor]:
+    """Gives the probabilities that scores see: of the backbone or of the coupled marginals, raw or tempered."""
+
+    def probabilities() -> Float[Tensor, "B L V"]:
+        if rule.confidence_from == "coupled":
+            found = distribution.marginals() if marginals is None else marginals
+        else:
+            found = (view.log_targets if rule.tempered_confidence else view.log_marginals).exp()
+        return temper(found, rule.temperature) if rule.tempered_confidence else found
+
+    return probabilities
+
+
+def order_of(
+    candidates: Candidates, allowed: Bool[Tensor, "B L"], rule: Rule, generator: torch.Generator | None
+) -> Int[Tensor, "B L"]:
+    """Positions in the order in which they are to be committed."""
+    scores = perturb(SCORES[rule.remasking](candidates, generator), rule.order_temperature, generator)
+    return rank(scores.masked_fill(candidates.last, -torch.inf), allowed)
+
+
+def first_of(order: Int[Tensor, "B L"], sizes: Int[Tensor, " B"]) -> Bool[Tensor, "B L"]:
+    """The first `sizes[b]` positions of row b's order."""
+    return order.argsort(-1) < sizes.unsqueeze(-1)
 
 
 def _draw(
@@ -96,7 +113,4 @@ def _draw(
 ) -> Int[Tensor, " M"]:
     if temperature == 0:
         return probabilities.argmax(-1)
-    return pc.draw((probabilities.log() / temperature).softmax(-1), generator)
-
-
-SAMPLERS: dict[str, Sampler] = {"latent": latent, "any_order": any_order}
+    return pc.draw(temper(probabilities, temperature), generator)

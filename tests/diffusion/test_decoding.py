@@ -11,12 +11,8 @@ from scipy.stats import chisquare
 import pcircuits as pc
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.coupling import Independent
-from pcircuits_diffusion.decoding import SAMPLERS, SCORES, Models, Prompts, Randomness, Settings, View
+from pcircuits_diffusion.decoding import SAMPLERS, Models, Prompts, Randomness, Rule, Settings, View
 from pcircuits_diffusion.decoding.loop import propose
-from pcircuits_diffusion.decoding.proposals import Rule
-from pcircuits_diffusion.decoding.quota import linear, spread
-from pcircuits_diffusion.decoding.region import blocks
-from pcircuits_diffusion.decoding.score import best
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
 from tests.diffusion.tiny_models import (
@@ -34,6 +30,7 @@ from tests.diffusion.tiny_models import (
 START = torch.zeros(1, 1, dtype=torch.long)
 SAMPLES = 5_000
 COUPLINGS = ("projected", "corrected", "product")
+EXACT = ("latent", "any_order")  # samplers that draw from the joint law at temperature 1
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -61,56 +58,6 @@ def p_values(samples: torch.Tensor, law: torch.Tensor) -> dict[str, float]:
     return {"joint": test(list(positions)), **singles, **pairs}
 
 
-# --- quota, score, region ---
-
-
-@pytest.mark.parametrize(("count", "steps"), [(10, 4), (32, 5), (3, 7), (1, 1), (32, 32)])
-def test_quota_is_lladas_and_sums_up(count: int, steps: int) -> None:
-    left, sizes = torch.tensor([count]), []
-    for steps_left in range(steps, 0, -1):
-        sizes.append(int(linear(left, steps_left)))
-        left = left - sizes[-1]
-    assert sizes == [count // steps + (step < count % steps) for step in range(steps)]
-
-
-def test_steps_are_spread_over_blocks() -> None:
-    assert spread(10, 3) == [4, 3, 3]
-    assert spread(4, 4) == [1, 1, 1, 1]
-    with pytest.raises(pc.ParameterError, match="16 blocks need at least 16 steps, got 15"):
-        spread(15, 16)
-
-
-def test_blocks_slide_with_the_context() -> None:
-    regions = blocks(5, 3, 4, steps=7, max_context=10)
-    assert [tuple(region) for region in regions] == [(0, 5, 9, 3), (3, 9, 13, 2), (7, 13, 17, 2)]
-    assert regions[1].span == slice(6, 10)
-
-
-def test_scores_are_the_published_definitions() -> None:
-    probabilities = torch.tensor([[[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.4, 0.3, 0.3]]])
-    proposed = torch.tensor([[1, 1, 0]])
-
-    def score(name: str) -> list[float]:
-        return SCORES[name](probabilities, proposed, None)[0].tolist()
-
-    assert score("low_confidence") == pytest.approx([0.3, 1.0, 0.4])
-    assert score("margin") == pytest.approx([0.2, 1.0, 0.1])
-    logs = [sum(p * torch.tensor(p).log().item() for p in row if p > 0) for row in probabilities[0].tolist()]
-    assert score("entropy") == pytest.approx(logs)
-    drawn = SCORES["random"](probabilities.expand(999, -1, -1), proposed.expand(999, -1), generator())
-    assert (drawn >= 0).all() and (drawn < 1).all() and abs(drawn.mean() - 0.5) < 0.02
-
-
-def test_best_positions_are_allowed_and_ties_go_first() -> None:
-    scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
-    allowed = torch.tensor([[True, True, True, True], [False, True, True, True]])
-    assert best(scores, allowed, torch.tensor([1, 2])).tolist() == [
-        [False, True, False, False],
-        [False, True, True, False],
-    ]
-    assert best(scores, allowed, torch.tensor([4, 9])).equal(allowed)
-
-
 # --- what is drawn ---
 
 
@@ -134,7 +81,7 @@ def test_one_step_samples_are_exact(coupling: str, options: dict[str, Any]) -> N
     assert min(found.values()) > 1e-3, found
 
 
-@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("sampling", EXACT)
 @pytest.mark.parametrize("steps", [2, 3])
 def test_positions_not_committed_keep_their_soft_evidence(sampling: str, steps: int) -> None:
     """With weights that do not depend on what is decided, steps in random order leave the law as it is."""
@@ -168,7 +115,7 @@ def test_the_chi_square_test_rejects_wrong_samplers() -> None:
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("sampling", EXACT)
 def test_a_uniform_circuit_reproduces_the_backbone(coupling: str, sampling: str) -> None:
     backbone, head = table_backbone(), CoupledHead(uniform_prior(), coupling=coupling)
     columns = backbone.log_marginals(torch.full((1, LENGTH), MASK))[0].double()
@@ -190,7 +137,7 @@ def test_a_uniform_circuit_reproduces_the_backbone(coupling: str, sampling: str)
     )
 
 
-@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("sampling", EXACT)
 def test_temperature_sharpens(sampling: str) -> None:
     backbone, head = table_backbone(), CoupledHead(hmm())
     model, entropies = CoupledDiffusion(backbone, head), []
@@ -229,37 +176,34 @@ def test_temperature_zero_is_deterministic(remasking: str, confidence_from: str,
 # --- which positions are committed ---
 
 
-def scripted(positions: torch.Tensor, remasking: str, **rule: Any) -> torch.Tensor:
-    """Positions that one step of a sampler commits, given backbone probabilities (L, V), under the backbone alone."""
-    view = View(
-        tokens=torch.full((1, len(positions)), 3),
-        mask=torch.ones(1, len(positions), dtype=torch.bool),
-        open=torch.ones(1, len(positions), dtype=torch.bool),
-        counts=torch.tensor([1]),
-        log_marginals=positions.log().unsqueeze(0),
-    )
-    independent = Independent(view.log_marginals, view.tokens, view.mask)
-    options = Rule(**{"remasking": remasking, "confidence_from": "backbone", "temperature": 0.0, **rule})
-    return SAMPLERS["latent"](independent, view, options, generator()).positions[0].nonzero().flatten().tolist()
+def backbone_view(probabilities: torch.Tensor, batch: int = 1) -> tuple[Independent, View]:
+    """A fully masked region under the backbone alone, of probabilities (L, V); one position is to be committed."""
+    logs = probabilities.log().expand(batch, -1, -1)
+    open_ = torch.ones(logs.shape[:2], dtype=torch.bool)
+    view = View(torch.full(logs.shape[:2], 3), open_, open_, torch.ones(batch, dtype=torch.long), logs, logs, open_)
+    return Independent(logs, view.tokens, view.mask), view
 
 
 def test_rules_disagree_as_they_should() -> None:
     probabilities = torch.tensor([[0.52, 0.47, 0.01], [0.48, 0.26, 0.26], [0.50, 0.29, 0.21]])
-    assert scripted(probabilities, "low_confidence") == [0]
-    assert scripted(probabilities, "margin") == [1]
-    assert scripted(probabilities, "entropy") == [0]
+    chosen = {}
+    for remasking in ("low_confidence", "margin", "entropy", "top_prob", "left_to_right"):
+        rule = Rule(remasking=remasking, temperature=0.0)
+        positions = SAMPLERS["latent"](*backbone_view(probabilities), rule, generator()).positions
+        chosen[remasking] = positions[0].nonzero().item()
+    assert chosen == {"low_confidence": 0, "margin": 1, "entropy": 0, "top_prob": 0, "left_to_right": 0}
 
 
-def test_low_confidence_scores_the_proposed_token_untempered() -> None:
-    """At a high temperature an unlikely token is drawn, and its own small probability counts."""
+@pytest.mark.parametrize("tempered", [False, True])
+def test_low_confidence_scores_the_proposed_token(tempered: bool) -> None:
+    """At a high temperature an unlikely token is drawn, and its own small probability counts, tempered if asked for."""
     probabilities = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.35, 0.25]])
-    view = View(
-        torch.full((4000, 2), 3), torch.ones(4000, 2, dtype=torch.bool), torch.ones(4000, 2, dtype=torch.bool),
-        torch.ones(4000, dtype=torch.long), probabilities.log().expand(4000, -1, -1),
-    )  # fmt: skip
-    independent = Independent(view.log_marginals, view.tokens, view.mask)
-    tokens, positions = SAMPLERS["latent"](independent, view, Rule("low_confidence", "backbone", 9.0), generator())
-    scores = probabilities.expand(4000, -1, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    independent, view = backbone_view(probabilities, batch=4000)
+    rule = Rule(temperature=9.0, tempered_confidence=tempered)
+    tokens, positions = SAMPLERS["latent"](independent, view, rule, generator())
+    seen = (probabilities ** (1 / 9.0)) if tempered else probabilities
+    seen = seen / seen.sum(-1, keepdim=True)
+    scores = seen.expand(4000, -1, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     assert positions.equal(torch.nn.functional.one_hot(scores.argmax(-1), 2).bool())
     assert 0.3 < positions[:, 1].float().mean() < 0.8
 
@@ -304,7 +248,7 @@ MIXED = [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5], [6], [2, 3], [5, 4, 3, 2, 1]]
 def test_a_row_alone_equals_that_row_in_the_batch(gamma: float | None, sampling: str, options: dict[str, Any]) -> None:
     head = CoupledHead(hmm(3, 7), coupling="product", gamma=gamma)
     model = CoupledDiffusion(transformer(), head)
-    common = {"max_new_tokens": 10, "steps": 8, "sampling": sampling, "eos_id": 0, **options}
+    common = {"max_new_tokens": 7, "steps": 5, "sampling": sampling, "eos_id": 0, **options}
     together = model.generate(MIXED, seeds=[3, 1, 4, 1], **common).rows
     for prompt, seed, row in zip(MIXED, [3, 1, 4, 1], together, strict=True):
         assert model.generate([prompt], seeds=[seed], **common).rows[0].equal(row)
@@ -364,16 +308,18 @@ def test_gamma_is_each_rows_own_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(table_backbone(), CoupledHead(hmm(), gamma=0.5))
     mask = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
     log_marginals = models.backbone.log_marginals(torch.full((3, LENGTH), MASK))
-    view = View(torch.zeros_like(mask).long(), mask, mask, mask.sum(-1), log_marginals)
-    settings = Settings(steps=1, block_length=LENGTH, temperature=0.0)
+    view = View(
+        torch.zeros_like(mask).long(), mask, mask, mask.sum(-1), log_marginals, log_marginals, torch.ones_like(mask)
+    )
+    rule = Rule(temperature=0.0)
     for randomness in (Randomness(3), Randomness(3, seeds=[1, 2, 3])):
         coupled.clear()
-        tokens, positions = propose(models, view, torch.arange(3), settings, randomness)
+        tokens, positions = propose(models, view, torch.arange(3), rule, randomness)
         assert sorted(ratio for ratios in coupled for ratio in ratios) == [0.25, 0.5]
         assert positions.equal(mask)
         for row in range(3):
             part = view.rows(torch.tensor([row]))
-            alone = propose(models, part, torch.tensor([0]), settings, Randomness(1))
+            alone = propose(models, part, torch.tensor([0]), rule, Randomness(1))
             assert alone.tokens[0].equal(tokens[row])
 
 
@@ -446,7 +392,7 @@ def test_an_end_of_text_in_the_prompt_ends_nothing() -> None:
 # --- sizes ---
 
 
-@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("sampling", EXACT)
 def test_a_last_block_that_reaches_beyond_is_summed_out(sampling: str) -> None:
     backbone, head = table_backbone(), CoupledHead(hmm(), coupling="product")
     law = block_law(head, backbone).view([VOCAB] * LENGTH).sum(-1).flatten()
@@ -484,9 +430,25 @@ def test_a_long_prompt_slides_out_of_the_context() -> None:
         ({"steps": 1}, "2 blocks need at least 2 steps, got 1"),
         ({"steps": 0}, "`steps` must be a positive integer"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be a positive integer"),
-        ({"block_length": 8}, "`block_length` is 8, the head's prior covers 4 tokens"),
-        ({"remasking": "topprob"}, "`remasking` must be one of low_confidence, random, margin, entropy"),
-        ({"sampling": "greedy"}, "`sampling` must be one of latent, any_order"),
+        ({"block_length": 6}, "`block_length` is 6, the head's prior covers 4 tokens; one must divide the other"),
+        ({"block_length": 0}, "`block_length` must be a positive integer"),
+        ({"region": "window"}, "`region` must be one of blocks, canvas"),
+        ({"remasking": "topprob"}, "`remasking` must be one of low_confidence, random, margin, entropy, top_prob"),
+        ({"sampling": "greedy"}, "`sampling` must be one of latent, any_order, mpe"),
+        ({"quota": "half"}, "`quota` must be one of linear, cosine, dream, binomial, first_hitting, threshold, factor"),
+        ({"bound": 0.5}, "`bound` belongs to threshold, factor, entropy_bounded, joint_confidence; the quota is"),
+        ({"quota": "joint_confidence", "bound": 1.5}, r"`bound` of 'joint_confidence' must lie in \[0, 1.0\]"),
+        ({"quota": "factor", "bound": float("nan")}, "`bound` of 'factor'"),
+        ({"order_temperature": -0.1}, "`order_temperature` must be finite and at least 0"),
+        ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\]"),
+        ({"top_k": 0}, "`top_k` must be a positive integer"),
+        ({"eos_penalty": 1.0}, "`eos_penalty` needs `eos_id`"),
+        ({"eos_penalty": float("inf"), "eos_id": 0}, "`eos_penalty` must be finite"),
+        ({"suppress_tokens": (1, VOCAB)}, rf"`suppress_tokens` must be tokens in 0..2, got \[{VOCAB}\]"),
+        ({"begin_suppress_tokens": (-1,)}, "`begin_suppress_tokens` must be tokens"),
+        ({"reviser": "edit"}, "`reviser` must be one of none"),
+        ({"cache": "dual"}, "`cache` must be one of None, prefix"),
+        ({"cache": "prefix"}, "`cache` needs a backbone with `prefill`; CallableBackbone has none"),
         ({"confidence_from": "both"}, "`confidence_from` must be one of"),
         ({"after_eos": "stop"}, "`after_eos` must be one of"),
         ({"temperature": -1.0}, "`temperature` must be finite and at least 0"),

@@ -56,7 +56,7 @@ def test_conditionals_weigh_the_heads_anew(mixture: HeadMixture) -> None:
     exact = law(mixture) * keeps
     one_hot = torch.nn.functional.one_hot(all_blocks(), VOCAB).double()
     expected = torch.einsum("bw,wlv->blv", exact / exact.sum(-1, keepdim=True), one_hot)
-    found = mixture(logits, None, tokens, mask).conditional_marginals(tokens, rest)
+    found = mixture(logits, None, tokens, mask).observe(tokens, rest).marginals()
     assert torch.allclose(found[rest], expected[rest], atol=1e-10)
 
 
