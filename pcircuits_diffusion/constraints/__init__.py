@@ -1,0 +1,1 @@
+"""Constraints on generated text: automata over tokens, and coupled distributions conditioned on them."""
