@@ -1,6 +1,6 @@
 """Coupled output heads for discrete diffusion models: joint sampling of the tokens of a step (Li et al. 2026)."""
 
-from pcircuits_diffusion import corpus, embedded, evaluate
+from pcircuits_diffusion import constraints, corpus, embedded, evaluate
 from pcircuits_diffusion.backbone import Backbone, CallableBackbone
 from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
@@ -23,6 +23,7 @@ __all__ = [
     "Step",
     "TransformerConfig",
     "cache_logits",
+    "constraints",
     "corpus",
     "em_start",
     "embedded",

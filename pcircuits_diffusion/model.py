@@ -9,6 +9,7 @@ import torch
 import pcircuits as pc
 from pcircuits.types import Bool, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.constraints import ConstrainedText, Constraint, TokenAutomaton
 from pcircuits_diffusion.decoding import (
     Canvas,
     Models,
@@ -69,6 +70,7 @@ class CoupledDiffusion:
         valid: Bool[Tensor, "B P"] | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
+        constraint: Constraint | TokenAutomaton | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         """Decodes step by step, so that text can be shown as it forms.
@@ -80,19 +82,22 @@ class CoupledDiffusion:
             valid: (B, P) which ids of a padded tensor of prompts are real.
             generator: of all draws; torch's global one if left out.
             seeds: one a row instead, which makes each row's result independent of the others in the batch.
+            constraint: what every row's new text must satisfy; see `pcircuits_diffusion.constraints`.
             options: the fields of `Settings`: steps, block_length, remasking, sampling, temperature, confidence_from,
                 eos_id, after_eos, max_context.
 
         Raises:
             pc.ParameterError, pc.ShapeError, pc.DataError: before the first step, where arguments do not fit.
-            pc.EvidenceError: predictions that are NaN, or tokens that the prior excludes.
+            pc.EvidenceError: predictions that are NaN, tokens that the prior excludes, or a constraint that no text of
+                that length satisfies or that the models exclude.
         """
         settings = self._settings(options)
         prompts = Prompts(prompt_ids, valid=valid, start=settings.eos_id)
         prompts.require_tokens(self.backbone.vocab_size, self.backbone.mask_id)
         randomness = Randomness(len(prompts.tokens), generator=generator, seeds=seeds, device=prompts.tokens.device)
         canvas, regions = self._layout(prompts, settings, max_new_tokens)
-        return decode(Models(self.backbone, self.head), canvas, regions, settings, randomness)
+        text = None if constraint is None else self._constrained(constraint, settings, max_new_tokens)
+        return decode(Models(self.backbone, self.head), canvas, regions, settings, randomness, text)
 
     def _settings(self, options: Mapping[str, Any]) -> Settings:
         length = DEFAULT_BLOCK if self.head is None else self.head.block_length
@@ -116,6 +121,19 @@ class CoupledDiffusion:
         canvas = Canvas(prompts, num_blocks * length, max_new_tokens, mask_id=mask_id, eos_id=settings.eos_id)
         steps, context = settings.steps, settings.max_context
         return canvas, blocks(canvas.context, num_blocks, length, steps=steps, max_context=context)
+
+    def _constrained(
+        self, constraint: Constraint | TokenAutomaton, settings: Settings, max_new_tokens: int
+    ) -> ConstrainedText:
+        return ConstrainedText(
+            constraint if isinstance(constraint, Constraint) else Constraint(constraint),
+            length=max_new_tokens,
+            vocab_size=self.backbone.vocab_size,
+            mask_id=self.backbone.mask_id,
+            eos_id=settings.eos_id,
+            after_eos=settings.after_eos,
+            prior=None if self.head is None else self.head.prior,
+        )
 
     def save_pretrained(
         self, folder: str | os.PathLike, *, backbone_name: str | None = None, dtype: torch.dtype | None = None

@@ -62,7 +62,7 @@ class TokenAutomaton:
     @cached_property
     def graph(self) -> nx.DiGraph:
         """States, and an edge for each pair that some class of tokens connects."""
-        graph = nx.DiGraph()
+        graph: nx.DiGraph = nx.DiGraph()
         graph.add_nodes_from(range(self.num_states))
         source, column = (self.transitions >= 0).nonzero(as_tuple=True)
         pairs = torch.stack([source, self.transitions[source, column]], -1).unique(dim=0)
@@ -125,8 +125,9 @@ class TokenAutomaton:
     def to(self, device: torch.device) -> "TokenAutomaton":
         if self.classes.device == device:
             return self
-        moved = (x.to(device) for x in (self.transitions, self.classes, self.accepting))
-        return TokenAutomaton(*moved, self.start)
+        return TokenAutomaton(
+            self.transitions.to(device), self.classes.to(device), self.accepting.to(device), self.start
+        )
 
     def __repr__(self) -> str:
         sizes = f"{self.num_states} states, {self.num_classes} classes of {self.vocab_size} tokens"

@@ -61,16 +61,16 @@ class _Pairs:
         pairs, classes = (a.classes * columns + b.classes).unique(return_inverse=True)
         first, second = a.transitions[:, pairs // columns], b.transitions[:, pairs % columns]
         number = torch.full((a.num_states * width,), DEAD)
-        frontier, states, rows = torch.tensor([a.start * width + b.start]), [], []
+        states = frontier = torch.tensor([a.start * width + b.start])
+        number[frontier] = 0
         while len(frontier):
-            number[frontier] = torch.arange(len(frontier)) + sum(map(len, states))
-            states.append(frontier)
-            rows.append(first[frontier // width] * width + second[frontier % width])
-            reached = rows[-1].unique()
+            reached = (first[frontier // width] * width + second[frontier % width]).unique()
             frontier = reached[number[reached] < 0]
-        self.accepts_first = a.accepting[torch.cat(states) // width]
-        self.accepts_second = b.accepting[torch.cat(states) % width]
-        self.automaton = TokenAutomaton(number[torch.cat(rows)], classes, self.accepts_first)
+            number[frontier] = torch.arange(len(frontier)) + len(states)
+            states = torch.cat([states, frontier])
+        self.accepts_first, self.accepts_second = a.accepting[states // width], b.accepting[states % width]
+        moves = number[first[states // width] * width + second[states % width]]
+        self.automaton = TokenAutomaton(moves, classes, self.accepts_first)
 
 
 def _pairs(a: TokenAutomaton, b: TokenAutomaton) -> _Pairs:
@@ -94,7 +94,7 @@ def _finished(a: TokenAutomaton, accepting: Bool[Tensor, " Q"], alphabet: Bool[T
 
 def _useful(a: TokenAutomaton) -> Bool[Tensor, " Q"]:
     """States that are reachable and from which a text can still be completed."""
-    graph = nx.DiGraph(a.graph)
+    graph: nx.DiGraph = nx.DiGraph(a.graph)
     graph.add_node("accepted")
     graph.add_edges_from((q, "accepted") for q in a.accepting.nonzero().flatten().tolist())
     both = (nx.descendants(graph, a.start) | {a.start}) & nx.ancestors(graph, "accepted")

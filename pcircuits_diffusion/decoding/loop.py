@@ -1,6 +1,6 @@
 """The one decoding loop: backbone, distribution over the block, commit, repeat."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ import torch
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.constraints import ConstrainedPosterior, ConstrainedText
 from pcircuits_diffusion.coupling import Independent
 from pcircuits_diffusion.decoding.canvas import Canvas
 from pcircuits_diffusion.decoding.proposals import SAMPLERS, Commit, Distribution, View
@@ -47,20 +48,29 @@ class Models(NamedTuple):
         return self.head.active(mask)
 
 
+Constrain = Callable[[Distribution, Int[Tensor, " R"]], Distribution]
+
+
 @torch.no_grad()
 def decode(
-    models: Models, canvas: Canvas, regions: Sequence[Region], settings: Settings, randomness: Randomness
+    models: Models,
+    canvas: Canvas,
+    regions: Sequence[Region],
+    settings: Settings,
+    randomness: Randomness,
+    constraint: ConstrainedText | None = None,
 ) -> Iterator[Step]:
     """Decides the canvas's new columns region by region; a row is left out of every call once nothing of it is open."""
     index = 0
     for region in regions:
+        constrain = None if constraint is None else _constrain(constraint, canvas, region)
         for steps_left in range(region.steps, 0, -1):
             allowed = canvas.open(region)
             rows = allowed.any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 break
             view = _look(models.backbone, canvas, region, rows, allowed[rows], steps_left)
-            committed = canvas.commit(region, rows, *propose(models, view, rows, settings, randomness))
+            committed = canvas.commit(region, rows, *propose(models, view, rows, settings, randomness, constrain))
             if settings.after_eos == "observe":
                 canvas.close_ended()
             yield Step(canvas.generated(), committed, index)
@@ -85,13 +95,33 @@ def _look(
     return View(tokens[:, region.span], mask, allowed, counts, log_marginals)
 
 
-def propose(models: Models, view: View, rows: Int[Tensor, " R"], settings: Settings, randomness: Randomness) -> Commit:
+def _constrain(constraint: ConstrainedText, canvas: Canvas, region: Region) -> Constrain:
+    """Conditions the distribution of the region on the constraint and on what the rows have decided."""
+    new, block = slice(canvas.context, None), slice(region.first - canvas.context, region.stop - canvas.context)
+
+    def constrain(distribution: Distribution, rows: Int[Tensor, " R"]) -> Distribution:
+        assert not isinstance(distribution, ConstrainedPosterior)
+        return constraint.condition(distribution, rows, canvas.tokens[rows, new], canvas.mask[rows, new], block)
+
+    return constrain
+
+
+def propose(
+    models: Models,
+    view: View,
+    rows: Int[Tensor, " R"],
+    settings: Settings,
+    randomness: Randomness,
+    constrain: Constrain | None = None,
+) -> Commit:
     """Tokens and positions of every row; whether the head is used is each row's own matter."""
     coupled = models.coupled_rows(view.mask)
     result = Commit(view.tokens.clone(), torch.zeros_like(view.mask))
     for index, generator in randomness.groups(rows, coupled):
         part = view.rows(index)
         distribution = models.distribution(part, bool(coupled[index[0]]))
+        if constrain is not None:
+            distribution = constrain(distribution, rows[index])
         tokens, positions = SAMPLERS[settings.sampling](distribution, part, settings.rule, generator)
         result.tokens[index], result.positions[index] = tokens, positions
     return result

@@ -10,10 +10,11 @@ import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.constraints import ConstrainedPosterior
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding.score import SCORES, best
 
-Distribution = CoupledPosterior | Independent
+Distribution = CoupledPosterior | Independent | ConstrainedPosterior
 
 
 class Rule(NamedTuple):
@@ -94,6 +95,8 @@ def conditional_marginals(
     """Marginals once all but the masked tokens are hard evidence; the soft evidence of the others stays as it is."""
     if isinstance(distribution, Independent):
         return Independent(distribution.log_targets, tokens, mask).marginals()
+    if isinstance(distribution, ConstrainedPosterior):
+        return distribution.given(tokens, mask).marginals()
     weights = distribution.evidence.log_weights
     given = pc.Evidence(torch.where(mask, 0, tokens), observed=~mask, log_weights=weights)
     marginals = distribution.posterior.circuit.condition(given).marginals()
