@@ -30,15 +30,23 @@ class TokenAutomaton:
         pc.ShapeError, pc.ParameterError: tensors that do not fit together.
     """
 
-    transitions: Int[Tensor, "Q C"]
-    classes: Int[Tensor, " V"]
-    accepting: Bool[Tensor, " Q"]
+    transitions: Tensor
+    classes: Tensor
+    accepting: Tensor
     start: int = 0
 
     def __post_init__(self) -> None:
+        if self.transitions.ndim != 2 or self.classes.ndim != 1:
+            raise pc.ShapeError(
+                "`transitions` and `classes` must have shapes (Q, C) and (V,), "
+                f"got {tuple(self.transitions.shape)} and {tuple(self.classes.shape)}"
+            )
         states, classes = self.transitions.shape
-        if self.accepting.shape != (states,):
-            raise pc.ShapeError(f"`accepting` must have shape ({states},), got {tuple(self.accepting.shape)}")
+        if self.accepting.dtype != torch.bool or self.accepting.shape != (states,):
+            raise pc.ShapeError(
+                f"`accepting` must be bool of shape ({states},), got {self.accepting.dtype} of shape "
+                f"{tuple(self.accepting.shape)}"
+            )
         for name, index, size in (("transitions", self.transitions, states), ("classes", self.classes, classes)):
             if ((index < DEAD) | (index >= size)).any():
                 raise pc.ParameterError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import pcircuits as pc
-from pcircuits.types import Bool, Int, Tensor
+from pcircuits.types import Tensor
 from pcircuits_diffusion.constraints.automaton import DEAD, TokenAutomaton
 from pcircuits_diffusion.constraints.byte_automaton import ByteAutomaton, from_characters, lift
 from pcircuits_diffusion.constraints.combine import intersection, minimised
@@ -91,7 +91,7 @@ def fixed_length(length: int, tokenizer: Tokens, *, vocab_size: int | None = Non
     Raises:
         pc.ParameterError: a length below 1.
     """
-    if not isinstance(length, int) or length < 1:
+    if length < 1:
         raise pc.ParameterError(f"`length` must be a positive integer, got {length!r}")
     transitions = torch.arange(1, length + 2).unsqueeze(-1)
     transitions[length] = DEAD
@@ -99,8 +99,20 @@ def fixed_length(length: int, tokenizer: Tokens, *, vocab_size: int | None = Non
     return TokenAutomaton(transitions, torch.tensor(spelled), torch.arange(length + 1) == length)
 
 
-def dfa(transitions: Int[Tensor, "Q V"], accepting: Bool[Tensor, " Q"], *, start: int = 0) -> TokenAutomaton:
-    """A deterministic automaton by hand: the next state of each state and token, -1 where a text must not go on."""
+def dfa(transitions: Tensor, accepting: Tensor, *, start: int = 0) -> TokenAutomaton:
+    """A deterministic automaton by hand.
+
+    Args:
+        transitions: (Q, V) the next state of each state and token, -1 where a text must not go on.
+        accepting: (Q,) whether a text may end there.
+
+    Raises:
+        pc.ShapeError, pc.ParameterError: tensors that do not fit together.
+    """
+    if transitions.ndim != 2 or transitions.is_floating_point():
+        raise pc.ShapeError(
+            f"`transitions` must be integers of shape (Q, V), got {transitions.dtype} {tuple(transitions.shape)}"
+        )
     columns, classes = transitions.long().unique(dim=1, return_inverse=True)
     return minimised(TokenAutomaton(columns, classes, accepting, start))
 
@@ -131,9 +143,7 @@ def _bytes_of(pattern: str) -> ByteAutomaton:
     return from_characters(moves, others, {number[state] for state in machine.finals})
 
 
-def _require_regular(pattern: object) -> None:
-    if not isinstance(pattern, str):
-        raise pc.ParameterError(f"`pattern` must be a str, got {type(pattern).__name__}")
+def _require_regular(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:

@@ -63,7 +63,7 @@ class _Encoder:
             self.rows[state][byte] = _cut(pieces, byte, byte + 1)[0][1]
         for first_byte, stop_byte, following in ((0xC2, 0xE0, 1), (0xE0, 0xF0, 2), (0xF0, 0xF5, 3)):
             least, size = {1: 0x80, 2: 0x800, 3: 0x10000}[following], 64**following
-            encodable = ((0, DEAD), *((start + least, target) for start, target in _cut(pieces, least, 0x110000)))
+            encodable = ((0, DEAD), *((start + least, target) for start, target in _cut(pieces, least, 1 << 21)))
             for byte in range(first_byte, stop_byte):
                 code = (byte - {1: 0xC0, 2: 0xE0, 3: 0xF0}[following]) * size
                 self.rows[state][byte] = self._target(_cut(encodable, code, code + size), size)

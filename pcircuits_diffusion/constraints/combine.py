@@ -34,6 +34,8 @@ def minimised(a: TokenAutomaton) -> TokenAutomaton:
     """The smallest automaton of the same language and alphabet: no state that is unreachable or dead, none that
     behaves as another (Moore 1956), no class that behaves as another.
     """
+    used = torch.isin(torch.arange(a.num_classes), a.classes)
+    a = replace(a, transitions=torch.where(used, a.transitions, DEAD))
     useful = _useful(a)
     if not useful[a.start]:
         nothing = a.transitions.new_full((1, 1), DEAD)
@@ -41,7 +43,7 @@ def minimised(a: TokenAutomaton) -> TokenAutomaton:
     number = torch.where(useful, useful.cumsum(0) - 1, DEAD)
     transitions = _renumbered(number, a.transitions[useful])
     accepting = a.accepting[useful]
-    labels, count = accepting.long(), 0
+    labels, count = accepting.unique(return_inverse=True)[1], 0
     while (found := int(labels.max()) + 1) > count:
         count = found
         signature = torch.cat([labels.unsqueeze(-1), _renumbered(labels, transitions)], 1)

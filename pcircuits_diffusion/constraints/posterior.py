@@ -44,8 +44,8 @@ class ConstrainedPosterior:
         distribution: Conditionable,
         automaton: TokenAutomaton,
         *,
-        start: Int[Tensor, " B"] | None = None,
-        log_final: Float[Tensor, "B Q"] | None = None,
+        start: Tensor | None = None,
+        log_final: Tensor | None = None,
         length: int | None = None,
     ) -> None:
         chain = chain_of(distribution)
