@@ -5,6 +5,7 @@ Axes: Q states, C classes of tokens, V tokens, B rows, N tokens of a text.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import networkx as nx
 import torch
@@ -13,6 +14,14 @@ import pcircuits as pc
 from pcircuits.types import Bool, Int, Tensor
 
 DEAD = -1  # a transition that leaves the language for good; as a class: a token that no text contains
+
+
+class Edges(NamedTuple):
+    """The transitions that some token makes, one entry a state and a class."""
+
+    source: Int[Tensor, " E"]
+    column: Int[Tensor, " E"]
+    target: Int[Tensor, " E"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +77,17 @@ class TokenAutomaton:
         return self.classes.shape[0]
 
     @cached_property
+    def edges(self) -> Edges:
+        columns = torch.arange(self.num_classes, device=self.classes.device)
+        source, column = ((self.transitions >= 0) & torch.isin(columns, self.classes)).nonzero(as_tuple=True)
+        return Edges(source, column, self.transitions[source, column])
+
+    @cached_property
     def graph(self) -> nx.DiGraph:
         """States, and an edge for each pair that some class of tokens connects."""
         graph: nx.DiGraph = nx.DiGraph()
         graph.add_nodes_from(range(self.num_states))
-        source, column = (self.transitions >= 0).nonzero(as_tuple=True)
-        pairs = torch.stack([source, self.transitions[source, column]], -1).unique(dim=0)
+        pairs = torch.stack([self.edges.source, self.edges.target], -1).unique(dim=0)
         graph.add_edges_from(pairs.tolist())
         return graph
 
@@ -103,9 +117,8 @@ class TokenAutomaton:
 
     def feasible(self, length: int) -> Bool[Tensor, "R Q"]:
         """`[r, q]`: whether exactly r more tokens can lead from q to acceptance, for r = 0..length."""
-        source, column = (self.transitions >= 0).nonzero(as_tuple=True)
         adjacent = torch.zeros(self.num_states, self.num_states, device=self.classes.device)
-        adjacent[source, self.transitions[source, column]] = 1.0
+        adjacent[self.edges.source, self.edges.target] = 1.0
         reached = [self.accepting]
         for _ in range(length):
             reached.append(adjacent @ reached[-1].float() > 0)

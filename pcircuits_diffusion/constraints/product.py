@@ -4,7 +4,6 @@ Axes: B rows, L positions, Q automaton states, C classes of tokens, H hidden sta
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 
@@ -15,19 +14,6 @@ from pcircuits_diffusion.constraints.semiring import SUM, LogTable, Semiring
 
 MOST_ENTRIES = 1 << 24  # entries of a tensor that is worked on at once
 TOKENS_AT_ONCE = 1 << 14
-
-
-class Edges(NamedTuple):
-    """The live transitions of an automaton, one entry a state and a class."""
-
-    source: Int[Tensor, " E"]
-    column: Int[Tensor, " E"]
-    target: Int[Tensor, " E"]
-
-    @classmethod
-    def of(cls, automaton: TokenAutomaton) -> "Edges":
-        source, column = (automaton.transitions >= 0).nonzero(as_tuple=True)
-        return cls(source, column, automaton.transitions[source, column])
 
 
 class Product:
@@ -53,7 +39,6 @@ class Product:
         semiring: Semiring = SUM,
     ) -> None:
         self.chain, self.automata, self.semiring = chain, automata, semiring
-        self.edges = {a: Edges.of(a) for a in automata}
         self.num_states = log_final.shape[-1]
         self._emitted: dict[int, Tensor] = {}
         after = log_final.unsqueeze(-1).expand(-1, -1, chain.num_states)
@@ -110,7 +95,7 @@ class Product:
         forward = chain.log_initial.new_full((chain.batch_size, self.num_states, chain.num_states), -torch.inf)
         forward[torch.arange(chain.batch_size), start] = chain.log_initial
         for t, automaton in enumerate(self.automata):
-            edges = self.edges[automaton]
+            edges = automaton.edges
             forward = self._with_latent(t, forward)
             context = self._along(
                 (forward, edges.source), (self.after[t], edges.target), edges.column, automaton.num_classes
@@ -122,7 +107,7 @@ class Product:
                 forward = self.semiring.matmul(moved, chain.into(t + 1))
 
     def _inside(self, t: int, after: Tensor) -> Float[Tensor, "B Q H"]:
-        edges = self.edges[self.automata[t]]
+        edges = self.automata[t].edges
         emitted = (self._emission(t), edges.column)
         return self._with_latent(t, self._along(emitted, (after, edges.target), edges.source, self.num_states))
 
@@ -170,12 +155,12 @@ class Product:
 
 def _live_classes(automaton: TokenAutomaton) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
     """Each class that some state accepts, and its tokens, so many at once that their emissions are small."""
-    live = (automaton.transitions >= 0).any(0).tolist()
+    live = set(automaton.edges.column.tolist())
     order = automaton.classes.argsort(stable=True)
     counts = torch.bincount(automaton.classes + 1, minlength=automaton.num_classes + 1).tolist()
     for column, tokens in enumerate(order.split(counts)[1:]):
-        if live[column]:
-            yield from ((column, part) for part in tokens.split(TOKENS_AT_ONCE) if len(part))
+        if column in live:
+            yield from ((column, part) for part in tokens.split(TOKENS_AT_ONCE))
 
 
 def _looked_up(values: Int[Tensor, "N C"], index: Int[Tensor, " V"], *, dead: int) -> Int[Tensor, "N V"]:

@@ -66,7 +66,7 @@ class ConstrainedText:
             automaton = automaton.without(mask_id)
         if eos_id is not None:
             automaton = automaton.ending(eos_id, then_anything=after_eos == "sum_out")
-        self.automaton, self.length = automaton, length
+        self.automaton, self.length, self.eos_id = automaton, length, eos_id
         self.feasible = automaton.feasible(length)
         if not self.feasible[length, automaton.start]:
             ending = "exactly" if eos_id is None else "at most"
@@ -99,7 +99,10 @@ class ConstrainedText:
             pc.StructureError: blocks that are not decoded from left to right.
             pc.EvidenceError: impossible, naming the rows.
         """
-        if mask[:, : block.start].any() or not mask[:, block.stop :].all():
+        ended = torch.zeros_like(rows, dtype=torch.bool)
+        if self.eos_id is not None:  # what follows an end may be filled with it
+            ended = ((tokens == self.eos_id) & ~mask)[:, block].any(1)
+        if mask[:, : block.start].any() or not (mask[:, block.stop :].all(1) | ended).all():
             raise pc.StructureError("a constraint needs blocks that are decoded one after another, from left to right")
         block_length = block.stop - block.start
         automaton = self.automaton.to(tokens.device)
