@@ -34,7 +34,8 @@ def regex(pattern: str, tokenizer: Tokens, *, vocab_size: int | None = None) -> 
 
     Args:
         pattern: of the whole text.
-        tokenizer, vocab_size: as for `spellings`. Every tokenisation of a text counts.
+        tokenizer: as for `spellings`. Every tokenisation of a text counts.
+        vocab_size: of the model, where it has more ids than the tokenizer.
 
     Raises:
         pc.ParameterError: a pattern that is malformed or not regular, or that no sequence of tokens matches.
@@ -54,7 +55,8 @@ def json_schema(
 
     Args:
         schema: a JSON schema, as far as outlines-core turns it into a regular expression (no recursion).
-        tokenizer, vocab_size: as for `spellings`.
+        tokenizer: as for `spellings`.
+        vocab_size: of the model, where it has more ids than the tokenizer.
         whitespace_pattern: between the parts; at most one space if left out.
 
     Raises:

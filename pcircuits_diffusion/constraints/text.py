@@ -92,7 +92,8 @@ class ConstrainedText:
         Args:
             distribution: of the block, for R rows.
             rows: their numbers in the batch, for messages.
-            tokens, mask: their new tokens, and which of them are undecided.
+            tokens: their new tokens.
+            mask: which of them are undecided.
             block: the columns of the block.
 
         Raises:
