@@ -23,6 +23,9 @@ class Edges(NamedTuple):
     column: Int[Tensor, " E"]
     target: Int[Tensor, " E"]
 
+    def where(self, keep: Bool[Tensor, " E"]) -> "Edges":
+        return Edges(self.source[keep], self.column[keep], self.target[keep])
+
 
 @dataclass(frozen=True, eq=False)
 class TokenAutomaton:

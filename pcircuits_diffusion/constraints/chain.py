@@ -48,7 +48,7 @@ class Chain(NamedTuple):
         if self.gates is None:
             return self.transition
         groups = torch.arange(self.num_states, device=self.log_initial.device) * self.gates.shape[-1] // self.num_states
-        return LogTable.from_log(self.transition.log + self.gates[:, position][:, groups][:, :, groups].double())
+        return LogTable.from_log(self.transition.log.double() + self.gates[:, position][:, groups][:, :, groups])
 
 
 def chain_of(distribution: Any) -> Chain:
@@ -77,7 +77,7 @@ def _of_hmm(hmm: pc.HMM, evidence: pc.Evidence) -> Chain:
     weights = weights[..., : hmm.emission.shape[-1]].detach()
     chain = Chain(
         tables.initial.double(),
-        LogTable.from_log(tables.transition.double()),
+        LogTable(hmm.transition.detach(), tables.transition),
         LogTable(hmm.emission.detach(), tables.emission),
         torch.where(evidence.observed.unsqueeze(-1), 0.0, weights),
         *(None if (x := getattr(evidence, name, None)) is None else x.detach() for name in ("latent", "gates")),

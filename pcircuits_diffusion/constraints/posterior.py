@@ -139,7 +139,8 @@ class ConstrainedPosterior:
         (Suresh et al. 2025); else a lower bound.
         """
         self._possible()
-        best = Product(self._chain, self._automata, self._log_final, MAX)
+        start = self._start.clamp_min(0)
+        best = Product(self._chain, self._automata, self._log_final, start=start, semiring=MAX)
         rows = torch.arange(len(self._start), device=self._start.device)
         values = best.walk(self._start, rows, lambda log_weights: log_weights.argmax(-1))
         log_prob = self.log_prob(values)
@@ -152,12 +153,12 @@ class ConstrainedPosterior:
     @cached_property
     def _product(self) -> Product:
         with torch.no_grad():
-            return Product(self._chain, self._automata, self._log_final)
+            return Product(self._chain, self._automata, self._log_final, start=self._start.clamp_min(0))
 
-    @property
+    @torch.no_grad()
     def log_from_states(self) -> Float[Tensor, "B Q"]:
         """(B, Q) as `log_evidence`, had the automaton been in each of its states before the block."""
-        return self._product.log_from_states
+        return Product(self._chain, self._automata, self._log_final).log_from_states
 
     def _with(self, chain: Chain) -> "ConstrainedPosterior":
         other = object.__new__(type(self))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from pcircuits.types import Float, Int, Tensor
-from pcircuits_diffusion.constraints.automaton import TokenAutomaton
+from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.constraints.automaton import Edges, TokenAutomaton
 from pcircuits_diffusion.constraints.chain import Chain
 from pcircuits_diffusion.constraints.semiring import SUM, LogTable, Semiring
 
@@ -28,6 +28,7 @@ class Product:
     Args:
         automata: one a position, all with the same states.
         log_final: (B, Q) log weights of the state behind the last position.
+        start: (B,) the states that paths begin in, and no others are worked out; all of them if left out.
         semiring: `SUM`, or `MAX` for the best path instead of the sum over all.
     """
 
@@ -36,10 +37,13 @@ class Product:
         chain: Chain,
         automata: Sequence[TokenAutomaton],
         log_final: Float[Tensor, "B Q"],
+        *,
+        start: Int[Tensor, " B"] | None = None,
         semiring: Semiring = SUM,
     ) -> None:
         self.chain, self.automata, self.semiring = chain, automata, semiring
         self.num_states = log_final.shape[-1]
+        self.edges = live_edges(automata, start, ~log_final.isneginf().all(0), ~chain.log_weights.isneginf().all(0))
         self._emitted: dict[int, Tensor] = {}
         after = log_final.unsqueeze(-1).expand(-1, -1, chain.num_states)
         insides, afters = [], []
@@ -47,7 +51,7 @@ class Product:
             afters.append(after)
             insides.append(self._inside(t, after))
             if t:
-                after = semiring.matmul(insides[-1], chain.into(t).transposed)
+                after = self._through(insides[-1], chain.into(t).transposed, self.edges[t].source)
         self.inside, self.after = insides[::-1], afters[::-1]
         self._emitted.clear()
 
@@ -95,24 +99,29 @@ class Product:
         forward = chain.log_initial.new_full((chain.batch_size, self.num_states, chain.num_states), -torch.inf)
         forward[torch.arange(chain.batch_size), start] = chain.log_initial
         for t, automaton in enumerate(self.automata):
-            edges = automaton.edges
+            edges = self.edges[t]
             forward = self._with_latent(t, forward)
             context = self._along(
                 (forward, edges.source), (self.after[t], edges.target), edges.column, automaton.num_classes
             )
-            yield self._tokens_of(automaton, context) + chain.log_weights[:, t].double()
+            yield self._tokens_of(automaton, edges, context) + chain.log_weights[:, t].double()
             if t + 1 < chain.length:
                 emitted = (self._emission(t), edges.column)
                 moved = self._along((forward, edges.source), emitted, edges.target, self.num_states)
-                forward = self.semiring.matmul(moved, chain.into(t + 1))
+                forward = self._through(moved, chain.into(t + 1), edges.target)
 
     def _inside(self, t: int, after: Tensor) -> Float[Tensor, "B Q H"]:
-        edges = self.automata[t].edges
+        edges = self.edges[t]
         emitted = (self._emission(t), edges.column)
         return self._with_latent(t, self._along(emitted, (after, edges.target), edges.source, self.num_states))
 
     def _with_latent(self, t: int, message: Tensor) -> Tensor:
         return message if self.chain.latent is None else message + self.chain.latent[:, t].double().unsqueeze(1)
+
+    def _through(self, message: Float[Tensor, "B Q H"], table: LogTable, states: Int[Tensor, " E"]) -> Tensor:
+        """A message through transitions; only those of `states` say anything."""
+        live = states.unique()
+        return torch.full_like(message, -torch.inf).index_copy(1, live, self.semiring.matmul(message[:, live], table))
 
     def _along(
         self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], index: Tensor, size: int
@@ -139,23 +148,52 @@ class Product:
         weights = chain.log_weights[:, positions].transpose(0, 1).flatten(0, 1).unsqueeze(0).double()
         table = chain.emission.transposed
         sums = weights.new_full((automaton.num_classes, weights.shape[1], chain.num_states), -torch.inf)
-        for column, tokens in _live_classes(automaton):
+        columns = torch.cat([self.edges[t].column for t in positions])
+        for column, tokens in _tokens_by_class(automaton, columns):
             part = LogTable(table.linear[tokens], table.log[tokens])
             sums[column] = self.semiring.add(sums[column], self.semiring.matmul(weights[..., tokens], part)[0])
         return sums.unflatten(1, (len(positions), chain.batch_size)).permute(1, 2, 0, 3)
 
-    def _tokens_of(self, automaton: TokenAutomaton, context: Float[Tensor, "B C H"]) -> Float[Tensor, "B V"]:
+    def _tokens_of(
+        self, automaton: TokenAutomaton, edges: Edges, context: Float[Tensor, "B C H"]
+    ) -> Float[Tensor, "B V"]:
         """`sum_z context[class of v, z] p(v | z)`."""
         table, found = self.chain.emission, context.new_full((len(context), automaton.vocab_size), -torch.inf)
-        for column, tokens in _live_classes(automaton):
+        for column, tokens in _tokens_by_class(automaton, edges.column):
             part = LogTable(table.linear[:, tokens], table.log[:, tokens])
             found[:, tokens] = self.semiring.matmul(context[:, column].unsqueeze(0), part)[0]
         return found
 
 
-def _live_classes(automaton: TokenAutomaton) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
-    """Each class that some state accepts, and its tokens, so many at once that their emissions are small."""
-    live = set(automaton.edges.column.tolist())
+def live_edges(
+    automata: Sequence[TokenAutomaton],
+    start: Int[Tensor, " B"] | None,
+    final: Bool[Tensor, " Q"],
+    possible: Bool[Tensor, "L V"],
+) -> list[Edges]:
+    """The transitions at each position that a path from a start to a final state can take, by tokens that are possible
+    there.
+    """
+    alive = torch.full_like(final, start is None)
+    if start is not None:
+        alive[start] = True
+    found = []
+    for automaton, tokens in zip(automata, possible, strict=True):
+        some = torch.zeros(automaton.num_classes + 1, dtype=torch.bool, device=final.device)
+        some[automaton.classes[tokens]] = True  # the last entry is that of tokens outside the alphabet
+        edges = automaton.edges
+        found.append(edges.where(alive[edges.source] & some[edges.column]))
+        alive = torch.zeros_like(alive).index_fill(0, found[-1].target, True)
+    alive = final
+    for t in reversed(range(len(found))):
+        found[t] = found[t].where(alive[found[t].target])
+        alive = torch.zeros_like(alive).index_fill(0, found[t].source, True)
+    return found
+
+
+def _tokens_by_class(automaton: TokenAutomaton, columns: Int[Tensor, " E"]) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
+    """Each of some classes and its tokens, so many at once that their emissions are small."""
+    live = set(columns.tolist())
     order = automaton.classes.argsort(stable=True)
     counts = torch.bincount(automaton.classes + 1, minlength=automaton.num_classes + 1).tolist()
     for column, tokens in enumerate(order.split(counts)[1:]):

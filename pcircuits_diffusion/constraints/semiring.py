@@ -49,7 +49,7 @@ def log_matmul(rows: Float[Tensor, "B M J"], table: LogTable) -> Float[Tensor, "
     least = math.log(torch.finfo(dtype).tiny)
     peak = _finite(rows.amax(-1, keepdim=True))
     shifted = rows - peak
-    found = shifted.masked_fill(shifted < least, -torch.inf).exp().to(dtype) @ table.linear
+    found = shifted.masked_fill(shifted < least, -torch.inf).to(dtype).exp() @ table.linear
     result = found.double().log() + peak
     doubtful = found < math.exp(0.6 * least)
     if doubtful.any():

@@ -139,4 +139,4 @@ class ConstrainedText:
             log_final=self._log_final(max(left - block_length, 0), block_length).unsqueeze(0).to(self.prior.device),
             length=min(left, block_length),
         )
-        return ahead.log_from_states[0]
+        return ahead.log_from_states()[0]

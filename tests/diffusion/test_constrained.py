@@ -133,7 +133,7 @@ def test_the_best_path_is_the_enumerated_one(case: Case) -> None:
     states = torch.arange(case.automaton.num_states)
     free = TokenAutomaton(states.unsqueeze(-1), torch.zeros(VOCAB, dtype=torch.long), case.automaton.accepting)
     layers = [case.automaton] * case.length + [free] * (chain.length - case.length)
-    found = Product(chain, layers, case.log_final, MAX).log_from(case.start)
+    found = Product(chain, layers, case.log_final, semiring=MAX).log_from(case.start)
     wanted, blocks = torch.full_like(found, -torch.inf), sequences(VOCAB, chain.length)
     weights = chain.log_weights[:, torch.arange(chain.length), blocks].sum(-1) + case.log_weight().mT
     for path in itertools.product(range(chain.num_states), repeat=chain.length):
@@ -232,6 +232,7 @@ def test_latent_potentials_and_gates_are_part_of_the_evidence() -> None:
             wanted = torch.logaddexp(wanted, term.detach())
     constrained = ConstrainedPosterior(posterior, EVEN)
     torch.testing.assert_close(constrained.log_evidence, wanted)
+    torch.testing.assert_close(constrained.log_from_states()[:, EVEN.start], wanted)
     torch.testing.assert_close(constrained.marginals().sum(-1), torch.ones(2, 3, dtype=torch.float64))
     assert EVEN.accepts(constrained.sample(50).flatten(0, 1)).all()
 
