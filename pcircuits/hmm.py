@@ -1,5 +1,7 @@
 """Homogeneous hidden Markov models: a chain region graph with tied parameters, no second engine."""
 
+from typing import NamedTuple
+
 import torch
 
 from pcircuits.circuit import Circuit
@@ -9,6 +11,16 @@ from pcircuits.evidence import describe
 from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.structures import chain
 from pcircuits.types import Float, Tensor
+
+
+class HMMLogProbs(NamedTuple):
+    """Natural logarithms of `HMM.initial` (H,), `.transition` (H, H) and `.emission` (H, V); `-inf` outside the
+    support.
+    """
+
+    initial: Float[Tensor, " H"]
+    transition: Float[Tensor, "H H"]
+    emission: Float[Tensor, "H V"]
 
 
 class HMM(Circuit):
@@ -110,7 +122,13 @@ class HMM(Circuit):
 
     @property
     def emission(self) -> Float[Tensor, "H V"]:
-        return self.prepared()["emission"].log[0].exp()
+        return self.prepared()["emission"].linear[0].mT
+
+    def log_probs(self) -> HMMLogProbs:
+        """All probabilities as logarithms, for algorithms on chains that keep tiny ones apart from zeros."""
+        prepared = self.prepared()
+        transition = prepared["transition"].log[0] if "transition" in prepared else self.transition.log()
+        return HMMLogProbs(prepared["initial"].log[0, 0], transition, prepared["emission"].log[0])
 
     def with_length(self, length: int) -> "HMM":
         """The same HMM over another number of steps, with parameters of its own."""

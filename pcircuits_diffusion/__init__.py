@@ -1,6 +1,6 @@
 """Coupled output heads for discrete diffusion models: joint sampling of the tokens of a step (Li et al. 2026)."""
 
-from pcircuits_diffusion import backbones, corpus, embedded, evaluate
+from pcircuits_diffusion import backbones, constraints, corpus, embedded, evaluate
 from pcircuits_diffusion.backbone import Backbone, CallableBackbone, ModuleBackbone
 from pcircuits_diffusion.backbones import Guided, MaskedTransformer, TransformerConfig, load_backbone
 from pcircuits_diffusion.convert import convert_head
@@ -34,6 +34,7 @@ __all__ = [
     "TransformerConfig",
     "backbones",
     "cache_logits",
+    "constraints",
     "convert_head",
     "corpus",
     "em_start",

@@ -11,6 +11,7 @@ import pcircuits as pc
 from pcircuits.types import Bool, Int, Tensor
 from pcircuits_diffusion import decoding
 from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.constraints import ConstrainedText, Constraint, TokenAutomaton
 from pcircuits_diffusion.decoding import (
     Canvas,
     Marks,
@@ -91,6 +92,7 @@ class CoupledDiffusion:
         valid: Bool[Tensor, "B P"] | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
+        constraint: Constraint | TokenAutomaton | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         """Decodes step by step, so that text can be shown as it forms.
@@ -102,6 +104,7 @@ class CoupledDiffusion:
             valid: (B, P) which ids of a padded tensor of prompts are real.
             generator: of all draws; torch's global one if left out.
             seeds: one a row instead, which makes each row's result independent of the others in the batch.
+            constraint: what every row's new text must satisfy, block by block; see `pcircuits_diffusion.constraints`.
             options: the fields of `Settings` (`decoding/settings.py`), which has their names elsewhere: steps,
                 block_length, region, see_ahead, quota, bound, remasking, order_temperature, confidence_from,
                 tempered_confidence, sampling, temperature, top_p, top_k, eos_id, after_eos, eos_penalty,
@@ -109,7 +112,8 @@ class CoupledDiffusion:
 
         Raises:
             pc.ParameterError, pc.ShapeError, pc.DataError: before the first step, where arguments do not fit.
-            pc.EvidenceError: predictions that are NaN, or tokens that the prior excludes.
+            pc.EvidenceError: predictions that are NaN, tokens that the prior excludes, or a constraint that no text of
+                that length satisfies or that the models exclude.
         """
         settings = self._settings(options)
         if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
@@ -122,7 +126,8 @@ class CoupledDiffusion:
             columns = -(-max_new_tokens // sizes.window) * sizes.window
         canvas = Canvas.after(prompts, columns, max_new_tokens, self._marks(settings.eos_id))
         randomness = Randomness(len(canvas.tokens), generator=generator, seeds=seeds, device=canvas.tokens.device)
-        return self._decode(canvas, sizes, settings, randomness)
+        text = None if constraint is None else self._constrained(constraint, settings, max_new_tokens)
+        return self._decode(canvas, sizes, settings, randomness, text)
 
     def infill(
         self,
@@ -176,11 +181,17 @@ class CoupledDiffusion:
         randomness = Randomness(len(canvas.tokens), generator=generator, seeds=seeds, device=canvas.tokens.device)
         return self._decode(canvas, sizes, settings, randomness)
 
-    def _decode(self, canvas: Canvas, sizes: Sizes, settings: Settings, randomness: Randomness) -> Iterator[Step]:
+    def _decode(
+        self,
+        canvas: Canvas,
+        sizes: Sizes,
+        settings: Settings,
+        randomness: Randomness,
+        constraint: ConstrainedText | None = None,
+    ) -> Iterator[Step]:
         regions = decoding.REGIONS[settings.region](canvas.wanted, canvas.first, sizes)
-        return decoding.decode(
-            Models(self.backbone, self.head, windows=sizes.whole), canvas, regions, settings, randomness
-        )
+        models = Models(self.backbone, self.head, windows=sizes.whole)
+        return decoding.decode(models, canvas, regions, settings, randomness, constraint)
 
     @property
     def _head_length(self) -> int:
@@ -218,6 +229,25 @@ class CoupledDiffusion:
         for name in ("suppress_tokens", "begin_suppress_tokens"):
             if wrong := [token for token in getattr(settings, name) if not 0 <= token < vocab_size]:
                 raise pc.ParameterError(f"`{name}` must be tokens in 0..{vocab_size - 1}, got {wrong}")
+
+    def _constrained(
+        self, constraint: Constraint | TokenAutomaton, settings: Settings, max_new_tokens: int
+    ) -> ConstrainedText:
+        if isinstance(self.head, HeadMixture):
+            raise pc.ParameterError("a constraint needs a single head whose prior is a pc.HMM, not a mixture of heads")
+        if settings.region != "blocks" or (self.head is not None and settings.block_length != self._head_length):
+            raise pc.ParameterError("a constraint needs `region='blocks'`, in blocks of the head's length")
+        if settings.reviser != "none":
+            raise pc.ParameterError("a constraint needs `reviser='none'`: what is decided must stand")
+        return ConstrainedText(
+            constraint if isinstance(constraint, Constraint) else Constraint(constraint),
+            length=max_new_tokens,
+            vocab_size=self.backbone.vocab_size,
+            mask_id=self.backbone.mask_id,
+            eos_id=settings.eos_id,
+            after_eos=settings.after_eos,
+            prior=None if self.head is None else self.head.prior,
+        )
 
     def save_pretrained(
         self,

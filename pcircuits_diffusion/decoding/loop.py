@@ -1,6 +1,6 @@
 """The one decoding loop: quota, backbone, distribution over the region, commit, revise, repeat."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -8,7 +8,8 @@ import torch
 
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone
-from pcircuits_diffusion.coupling import Independent
+from pcircuits_diffusion.constraints import ConstrainedText
+from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding.canvas import Canvas
 from pcircuits_diffusion.decoding.predictions import adjust, require_marginals, truncate
 from pcircuits_diffusion.decoding.proposals import SAMPLERS
@@ -80,9 +81,17 @@ class Models(NamedTuple):
         return self.head.active(mask)
 
 
+Constrain = Callable[[Distribution, Int[Tensor, " R"]], Distribution]
+
+
 @torch.no_grad()
 def decode(
-    models: Models, canvas: Canvas, regions: Sequence[Region], settings: Settings, randomness: Randomness
+    models: Models,
+    canvas: Canvas,
+    regions: Sequence[Region],
+    settings: Settings,
+    randomness: Randomness,
+    constraint: ConstrainedText | None = None,
 ) -> Iterator[Step]:
     """Decides the wanted columns region by region; a row is left out of the calls while it commits nothing."""
     index = 0
@@ -92,6 +101,7 @@ def decode(
         reader = Reader(
             models.backbone, canvas, region, _rows(allowed), models.needs_hidden, settings.cache == "prefix"
         )
+        constrain = None if constraint is None else _constrain(constraint, canvas, region)
         canvas.renew_noise(reader.all_rows, randomness)
         steps = region.steps
         if steps is None and settings.quota in SCHEDULES:
@@ -107,7 +117,7 @@ def decode(
                 continue
             rows, counts, left = rows[busy], counts[busy], None if left is None else left[busy]
             view = look(reader, canvas, region, rows, allowed[rows], counts, settings)
-            tokens, positions = propose(models, view, rows, settings.rule, randomness)
+            tokens, positions = propose(models, view, rows, settings.rule, randomness, constrain)
             revision = Revision(view, canvas.decided(region)[rows], canvas.confidence[rows, region.decoded], step, left)
             taken_back = revise(settings.reviser, revision, rows, randomness)
             committed = canvas.commit(region, rows, tokens, positions, view.probability(tokens, positions))
@@ -163,7 +173,26 @@ def look(
     return View(tokens, mask, allowed, counts, adjusted, targets, valid, predicted.hidden)
 
 
-def propose(models: Models, view: View, rows: Int[Tensor, " R"], rule: Rule, randomness: Randomness) -> Commit:
+def _constrain(constraint: ConstrainedText, canvas: Canvas, region: Region) -> Constrain:
+    """Conditions the distribution of the region on the constraint and on what the rows have decided."""
+    new = slice(canvas.first, None)
+    block = slice(region.decoded.start - canvas.first, region.decoded.stop - canvas.first)
+
+    def constrain(distribution: Distribution, rows: Int[Tensor, " R"]) -> Distribution:
+        assert isinstance(distribution, CoupledPosterior | Independent)
+        return constraint.condition(distribution, rows, canvas.tokens[rows, new], canvas.mask[rows, new], block)
+
+    return constrain
+
+
+def propose(
+    models: Models,
+    view: View,
+    rows: Int[Tensor, " R"],
+    rule: Rule,
+    randomness: Randomness,
+    constrain: Constrain | None = None,
+) -> Commit:
     """Tokens and positions of every row; whether the head is used is each row's own matter.
 
     Where windows are needed, positions are chosen as the backbone alone would, if the rule can do without the head, and
@@ -176,7 +205,10 @@ def propose(models: Models, view: View, rows: Int[Tensor, " R"], rule: Rule, ran
         if use_head and models.windowed(part.mask) and not rule.needs_joint:
             chosen = sampler(models.distribution(part, False), part, rule, generator).positions
             part, part_rule = part._replace(open=chosen, counts=chosen.sum(-1)), rule._replace(quota="linear")
-        tokens, positions = sampler(models.distribution(part, use_head), part, part_rule, generator)
+        distribution = models.distribution(part, use_head)
+        if constrain is not None:
+            distribution = constrain(distribution, rows[index])
+        tokens, positions = sampler(distribution, part, part_rule, generator)
         result.tokens[index, -tokens.shape[1] :], result.positions[index, -tokens.shape[1] :] = tokens, positions
     return result
 

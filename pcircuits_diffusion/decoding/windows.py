@@ -9,6 +9,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.constraints import ConstrainedPosterior
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.mixture import MixturePosterior
 
@@ -92,4 +93,4 @@ class Windowed:
         return Windowed(inner, self.alone.observe(tokens, mask), self.windows)
 
 
-Distribution = CoupledPosterior | MixturePosterior | Independent | Windowed
+Distribution = CoupledPosterior | MixturePosterior | Independent | Windowed | ConstrainedPosterior

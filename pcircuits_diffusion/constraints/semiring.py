@@ -1,0 +1,97 @@
+"""What "sum" means on the product of a chain and an automaton: log-sum-exp or maximum, both without false zeros.
+
+Axes: B rows, M messages of a row, J summed, O output, E edges, H hidden states.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from pcircuits.types import Float, Int, Tensor
+
+MOST_TERMS = 1 << 22  # terms that are laid out at once where no matrix product will do
+
+
+class LogTable(NamedTuple):
+    """Non-negative factors (*B, J, O), linear and in natural logarithms; one for all rows, or one a row."""
+
+    linear: Float[Tensor, "*B J O"]
+    log: Float[Tensor, "*B J O"]
+
+    @classmethod
+    def from_log(cls, log: Float[Tensor, "*B J O"]) -> "LogTable":
+        return cls(log.exp(), log)
+
+    @property
+    def transposed(self) -> "LogTable":
+        return LogTable(self.linear.mT, self.log.mT)
+
+
+class Semiring(NamedTuple):
+    """`matmul(rows, table)`: (B, M, J) log messages through a table, (B, M, O). `scatter(values, index, size)`:
+    (B, E, H) summed by index, (B, size, H). `add`: elementwise.
+    """
+
+    matmul: Callable[[Tensor, LogTable], Tensor]
+    scatter: Callable[[Tensor, Tensor, int], Tensor]
+    add: Callable[[Tensor, Tensor], Tensor]
+
+
+def log_matmul(rows: Float[Tensor, "B M J"], table: LogTable) -> Float[Tensor, "B M O"]:
+    """`log sum_j exp(rows[b, m, j]) table[j, o]`: one matrix product with the rows' peaks at one.
+
+    Results so small that something may have vanished in them are worked out again term by term, structural zeros
+    aside.
+    """
+    dtype = table.linear.dtype
+    least = math.log(torch.finfo(dtype).tiny)
+    peak = _finite(rows.amax(-1, keepdim=True))
+    shifted = rows - peak
+    found = shifted.masked_fill(shifted < least, -torch.inf).to(dtype).exp() @ table.linear
+    result = found.double().log() + peak
+    doubtful = found < math.exp(0.6 * least)
+    if doubtful.any():
+        terms = (~rows.isneginf()).to(dtype) @ (~table.log.isneginf()).to(dtype)
+        _redo(result, rows, table, doubtful & (terms > 0))
+    return result
+
+
+def _redo(result: Tensor, rows: Tensor, table: LogTable, where: Tensor) -> None:
+    for index in where.nonzero().split(max(1, MOST_TERMS // rows.shape[-1])):
+        b, m, o = index.unbind(-1)
+        column = table.log[:, o].mT if table.log.ndim == 2 else table.log[b, :, o]
+        result[b, m, o] = (rows[b, m] + column).double().logsumexp(-1)
+
+
+def log_scatter(values: Float[Tensor, "B E H"], index: Int[Tensor, " E"], size: int) -> Float[Tensor, "B size H"]:
+    """`log sum_{e: index[e] = i} exp(values[b, e, h])`."""
+    peak = _finite(max_scatter(values, index, size))
+    total = torch.zeros_like(peak).index_add(1, index, (values - peak[:, index]).exp())
+    return total.log() + peak
+
+
+def max_matmul(rows: Float[Tensor, "B M J"], table: LogTable) -> Float[Tensor, "B M O"]:
+    """`max_j rows[b, m, j] + log table[j, o]`."""
+    terms = table.log.shape[-1] * table.log.shape[-2] * len(rows)
+    parts = rows.split(max(1, MOST_TERMS // max(1, terms)), 1)
+    return torch.cat([(part.unsqueeze(-1) + _columns(table.log)).amax(-2) for part in parts], 1).double()
+
+
+def max_scatter(values: Float[Tensor, "B E H"], index: Int[Tensor, " E"], size: int) -> Float[Tensor, "B size H"]:
+    """`max_{e: index[e] = i} values[b, e, h]`."""
+    start = values.new_full((values.shape[0], size, values.shape[2]), -torch.inf)
+    return start.scatter_reduce(1, index.view(1, -1, 1).expand_as(values), values, "amax")
+
+
+def _columns(log: Tensor) -> Tensor:
+    return log if log.ndim == 2 else log.unsqueeze(1)
+
+
+def _finite(x: Tensor) -> Tensor:
+    return torch.where(x.isneginf(), 0.0, x)
+
+
+SUM = Semiring(log_matmul, log_scatter, torch.logaddexp)
+MAX = Semiring(max_matmul, max_scatter, torch.maximum)
