@@ -1,7 +1,7 @@
 """A backbone, its tokenizer and a head, from the names that people give: "embedded", a folder, a hub id."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,12 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Text to token ids and back; `chat` turns messages into the prompt of a model that was tuned on conversations."""
+    """Text to token ids and back; `chat(messages)` is the prompt of a model that was tuned on conversations."""
 
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     eos_id: int | None = None
-    chat: Callable[[Sequence[Mapping[str, str]]], str] | None = None
+    chat: Callable[..., str] | None = None
 
 
 class Loaded(NamedTuple):
@@ -84,6 +84,20 @@ def load_tokenizer(source: Source, backbone: Backbone) -> TextTokenizer:
         raise pc.FormatError(f"{path} is not a tokenizer: {error}") from error
     eos_id = getattr(getattr(backbone, "config", None), "eos_id", tokenizer.token_to_id(corpus.EOS))
     return TextTokenizer(partial(_encode, tokenizer), tokenizer.decode, eos_id)
+
+
+def find_source(
+    backbone: str | None,
+    head: str | None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+) -> Source:
+    """The backbone that was asked for; else the one that the head names; else the embedded one."""
+    if backbone is None and head is not None and head != NO_HEAD:
+        saved = saved_backbone(head)
+        return Source(saved.name, revision or saved.revision, trust_remote_code, device)
+    return Source(backbone or EMBEDDED, revision, trust_remote_code, device)
 
 
 def load_model(source: Source, head: str | None = None) -> Loaded:

@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 - one command holds all that a user may choose
 
     pcd evaluate test.jsonl --head my_head --json result.json --plot figures
     """
-    source = options.source(backbone, head, revision, trust_remote_code, device)
+    source = resolve.find_source(backbone, head, revision, trust_remote_code, device)
     loaded = resolve.load_model(source, head)
     model = loaded.model
     length = (

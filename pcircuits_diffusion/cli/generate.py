@@ -61,7 +61,7 @@ def generate(  # noqa: PLR0913 - one command holds all that a user may choose
     pcd generate "def" --head none --remasking entropy --temperature 0
     """
     text = read_prompt(prompt, file)
-    source = options.source(backbone, head, revision, trust_remote_code, device)
+    source = resolve.find_source(backbone, head, revision, trust_remote_code, device)
     loaded = resolve.load_model(source, head)
     if chat:
         text = as_message(loaded.tokenizer, text, source.name)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pcircuits_diffusion.resolve import EMBEDDED, NO_HEAD, Source, saved_backbone
+from pcircuits_diffusion.resolve import EMBEDDED
 
 BACKBONE_HELP = f'"{EMBEDDED}" (comes with the package), a folder, or a hub id such as GSAI-ML/LLaDA-8B-Instruct.'
 
@@ -32,13 +32,3 @@ TrustRemoteCode = Annotated[
 Device = Annotated[str | None, typer.Option(help="Such as cuda or cpu. Default: cpu.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-
-
-def source(
-    backbone: str | None, head: str | None, revision: str | None, trust_remote_code: bool, device: str | None
-) -> Source:
-    """The backbone that was asked for; else the one that the head names; else the embedded one."""
-    if backbone is None and head is not None and head != NO_HEAD:
-        saved = saved_backbone(head)
-        return Source(saved.name, revision or saved.revision, trust_remote_code, device)
-    return Source(backbone or EMBEDDED, revision, trust_remote_code, device)
