@@ -57,15 +57,14 @@ def load_backbone(source: Source) -> Backbone:
     """
     folder = embedded.FOLDER if source.name == EMBEDDED else Path(source.name)
     if (folder / WEIGHTS_FILE).is_file():
-        backbone: Any = _transformer(folder)
-    else:
-        import pcircuits_diffusion as pcd
+        return _transformer(folder).to(source.device)
+    import pcircuits_diffusion as pcd
 
-        loader = getattr(pcd, "load_backbone", None)
-        if loader is None:
-            raise pc.ParameterError(f"{source.name!r} is neither {EMBEDDED!r} nor a folder with {WEIGHTS_FILE}")
-        backbone = loader(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
-    return backbone.to(source.device) if source.device is not None and hasattr(backbone, "to") else backbone
+    loader = getattr(pcd, "load_backbone", None)
+    if loader is None:
+        raise pc.ParameterError(f"{source.name!r} is neither {EMBEDDED!r} nor a folder with {WEIGHTS_FILE}")
+    _, revision, trust_remote_code, device = source
+    return loader(source.name, revision=revision, trust_remote_code=trust_remote_code, device=device)
 
 
 def load_tokenizer(source: Source, backbone: Backbone) -> TextTokenizer:

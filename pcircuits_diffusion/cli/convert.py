@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import pcircuits as pc
+from pcircuits_diffusion.cli import options
 
 
 def convert(
@@ -14,6 +15,15 @@ def convert(
     backbone_name: Annotated[
         str, typer.Option(help="Hub id of the backbone that the head was trained on.", show_default=False)
     ],
+    backbone_revision: options.Revision = None,
+    mask_id: Annotated[
+        int | None, typer.Option(help="Of the backbone. Default: not checked on loading.", show_default=False)
+    ] = None,
+    sharpen: Annotated[float, typer.Option(help="The released code's pc_temperature, 0.1 or 0.2.")] = 1.0,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Mask ratio up to which the head is used, its pc_frac. Default: always.", show_default=False),
+    ] = None,
 ) -> None:
     """Convert a released .jpc head.
 
@@ -22,7 +32,7 @@ def convert(
 
     Example:
 
-    pcd convert head.jpc -o llada_head --backbone-name GSAI-ML/LLaDA-8B-Base
+    pcd convert head.jpc -o new --backbone-name GSAI-ML/LLaDA-8B-Base --sharpen 0.1
     """
     import pcircuits_diffusion as pcd
 
@@ -31,5 +41,7 @@ def convert(
         raise pc.ParameterError("this version of the package cannot read .jpc files")
     if not checkpoint.is_file():
         raise pc.DataError(f"there is no file {checkpoint}")
-    convert_head(checkpoint, out, backbone_name=backbone_name)
+    given = {"backbone_revision": backbone_revision, "mask_id": mask_id, "gamma": gamma}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    convert_head(checkpoint, out, backbone_name=backbone_name, sharpen=sharpen, **chosen)
     typer.echo(f"wrote {out}", err=True)

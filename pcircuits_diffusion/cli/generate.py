@@ -13,6 +13,7 @@ from pcircuits_diffusion import resolve
 from pcircuits_diffusion.cli import options
 from pcircuits_diffusion.cli.settings import settings_options
 from pcircuits_diffusion.cli.views import Board, Prefix, Silent, View
+from pcircuits_diffusion.model import DEFAULT_BLOCK, CoupledDiffusion
 
 STDIN = "-"
 TOKENS_A_STEP = 4  # unless --steps says otherwise
@@ -68,16 +69,10 @@ def generate(  # noqa: PLR0913 - one command holds all that a user may choose
     if not ignore_eos and settings.get("eos_id") is None:
         settings["eos_id"] = loaded.tokenizer.eos_id
     ids = torch.tensor(loaded.tokenizer.encode(text), dtype=torch.long, device=device)
-    length = settings.get("block_length") or (32 if loaded.model.head is None else loaded.model.head.block_length)
-    blocks = -(-max_new_tokens // length)
     seeds = [seed + sample for sample in range(samples)]
-    decoded = loaded.model.steps(
-        [ids] * samples,
-        max_new_tokens=max_new_tokens,
-        steps=steps or max(blocks, max_new_tokens // TOKENS_A_STEP),
-        seeds=seeds,
-        **settings,
-    )
+    if steps is None and settings.get("quota") is None:
+        steps = default_steps(loaded.model, max_new_tokens, settings.get("block_length"))
+    decoded = loaded.model.steps([ids] * samples, max_new_tokens=max_new_tokens, steps=steps, seeds=seeds, **settings)
     ends = (loaded.model.backbone.mask_id, settings.get("eos_id"))
     with choose_view(loaded.tokenizer, ends, stream and not as_json, samples) as view:
         for step in decoded:
@@ -105,6 +100,12 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise pc.DataError(f"{file} cannot be read as UTF-8 text: {error}") from error
+
+
+def default_steps(model: CoupledDiffusion, max_new_tokens: int, block_length: int | None) -> int:
+    """One for every few tokens, at least one a block."""
+    length = block_length or (DEFAULT_BLOCK if model.head is None else model.head.block_length)
+    return max(-(-max_new_tokens // length), max_new_tokens // TOKENS_A_STEP)
 
 
 def as_message(tokenizer: resolve.TextTokenizer, text: str, name: str) -> str:

@@ -16,6 +16,7 @@ from pcircuits_diffusion.cli.options import BACKBONE_HELP
 from pcircuits_diffusion.documents import encode_documents, read_documents
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
+from pcircuits_diffusion.on_device import OnDevice
 from pcircuits_diffusion.prior_start import em_start, split_blocks
 from pcircuits_diffusion.training import train_head
 
@@ -89,6 +90,7 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
     documents = read_documents(texts, fields=field)
     source = resolve.Source(backbone, revision, trust_remote_code, device)
     model = resolve.load_backbone(source)
+    model = model if device is None else OnDevice(model, device)
     length = block_length or resolve.default_block(model)
     tokenizer = resolve.load_tokenizer(source, model)
     encoded = encode_documents(tokenizer.encode, documents, vocab_size=model.vocab_size)
@@ -108,7 +110,7 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
         seed=seed,
         **told.options("em", length),
     )
-    head = CoupledHead(prior, coupling=coupling, sweeps=sweeps)
+    head = CoupledHead(prior, coupling=coupling, sweeps=sweeps).to(device)
     if objective_epochs > 0:
         rows = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(seed))[:objective_windows]
         train_head(
@@ -148,7 +150,8 @@ def split_windows(
 
 
 def save(backbone: Backbone, head: CoupledHead, out: Path, source: resolve.Source, dtype: torch.dtype | None) -> None:
-    CoupledDiffusion(backbone, head).save_pretrained(out, backbone_name=source.name, dtype=dtype)
+    revision: dict[str, Any] = {} if source.revision is None else {"backbone_revision": source.revision}
+    CoupledDiffusion(backbone, head).save_pretrained(out, backbone_name=source.name, dtype=dtype, **revision)
 
 
 class Told(NamedTuple):

@@ -36,7 +36,7 @@ class CoupledDiffusionLM(TemplateLM):
             backbone.
         likelihood_steps: groups of a block while scoring.
         steps_per_block: calls of the backbone a block while generating; one for two tokens if left out.
-        block_length: of a backbone without a head.
+        block_length: tokens decoded at once; the head's, else what the backbone was trained to fill.
         max_gen_toks: length of a text where a task does not say.
         batch_size: requests at once; "auto" is 16.
         prefix_token_id: stands before a text without context; the end-of-text token if left out.
@@ -70,13 +70,13 @@ class CoupledDiffusionLM(TemplateLM):
             backbone = load_model(find_source(backbone, head, revision, trust_remote_code, device), head)
         self.loaded = backbone
         self.model = self.loaded.model
-        own = block_length or default_block(self.model.backbone)
-        self.block_length = own if self.model.head is None else self.model.head.block_length
+        head_length = None if self.model.head is None else self.model.head.block_length
+        self.block_length = head_length or block_length or default_block(self.model.backbone)
         self.scheme = Scheme(
             block_length=self.block_length, steps=likelihood_steps, max_context=longest_input(self.model.backbone)
         )
         self.steps_per_block = steps_per_block or max(1, self.block_length // TOKENS_A_STEP)
-        self.settings = {"block_length": self.block_length, **check_settings(settings)}
+        self.settings = {"block_length": block_length or self.block_length, **check_settings(settings)}
         self.max_gen_toks, self.seed, self._prefix, self._device = (
             max_gen_toks,
             seed,
@@ -160,7 +160,7 @@ class CoupledDiffusionLM(TemplateLM):
         eos_id, mask_id = self.loaded.tokenizer.eos_id, self.model.backbone.mask_id
         ids = [torch.tensor(self.tok_encode(prompt), dtype=torch.long, device=self._device) for prompt in prompts]
         options = {**self.settings, **wish.settings, "eos_id": eos_id}
-        options.setdefault("steps", self.steps_per_block * -(-wish.max_new_tokens // options["block_length"]))
+        options.setdefault("steps", self.steps_per_block * -(-wish.max_new_tokens // self.block_length))
         texts = [""] * len(prompts)
         for step in self.model.steps(ids, max_new_tokens=wish.max_new_tokens, seeds=seeds, **options):
             texts = [self.loaded.tokenizer.decode(decided_prefix(row, mask_id, eos_id)) for row in step.tokens]

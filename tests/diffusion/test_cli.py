@@ -198,12 +198,12 @@ def test_convert_hands_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (folder / "a.jpc").write_bytes(b"x")
     called = []
 
-    def convert_head(path: Path, out: Path, *, backbone_name: str) -> None:
-        called.append((path, out, backbone_name))
+    def convert_head(path: Path, out: Path, **options: object) -> None:
+        called.append((path, out, options))
 
     monkeypatch.setattr(pcd, "convert_head", convert_head, raising=False)
-    succeed("convert", folder / "a.jpc", "--out", folder / "new", "--backbone-name", "some/model")
-    assert called == [(folder / "a.jpc", folder / "new", "some/model")]
+    succeed("convert", folder / "a.jpc", "--out", folder / "new", "--backbone-name", "some/model", "--gamma", 0.7)
+    assert called == [(folder / "a.jpc", folder / "new", {"backbone_name": "some/model", "sharpen": 1.0, "gamma": 0.7})]
     refuse("convert", folder / "b.jpc", "--out", folder / "new", "--backbone-name", "x", match="there is no file")
 
 
