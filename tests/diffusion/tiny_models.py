@@ -1,13 +1,16 @@
 """Models small enough to enumerate, for the tests of decoding and training."""
 
 import itertools
+from pathlib import Path
 
 import torch
 
 import pcircuits as pc
+from pcircuits_diffusion import corpus
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.model import CoupledDiffusion
 
 VOCAB, LENGTH = 3, 4
 MASK = VOCAB
@@ -63,3 +66,34 @@ def block_law(head: CoupledHead, backbone: CallableBackbone) -> torch.Tensor:
     tokens = torch.full((1, head.block_length), backbone.mask_id)
     posterior = head(backbone.log_marginals(tokens), None, tokens, torch.ones_like(tokens, dtype=torch.bool))
     return posterior.posterior.log_prob(blocks.unsqueeze(1)).squeeze(-1).exp().detach()
+
+
+TEXTS = [
+    f"{a} and {b} are {a + b}. The sum of {b} and {a} is {a + b}, of course.\n" for a in range(6) for b in range(9)
+]
+
+
+def save_backbone(folder: Path, *, max_length: int = 24, block_length: int = 8) -> MaskedTransformer:
+    """A backbone that was never trained, and a tokenizer of `TEXTS`, in a folder."""
+    tokenizer = corpus.train_tokenizer(TEXTS, vocab_size=280)
+    config = TransformerConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        dim=8,
+        num_layers=1,
+        num_heads=2,
+        max_length=max_length,
+        block_length=block_length,
+        eos_id=0,
+    )
+    torch.manual_seed(0)
+    MaskedTransformer(config).save(folder)
+    tokenizer.save(str(folder / corpus.TOKENIZER_FILE))
+    return MaskedTransformer.load(folder)
+
+
+def save_head(folder: Path, backbone: MaskedTransformer, *, backbone_name: str, num_states: int = 3) -> CoupledHead:
+    """A head with random parameters, saved for that backbone."""
+    prior = pc.HMM(num_states, backbone.vocab_size, backbone.config.block_length, seed=0)
+    head = CoupledHead(prior.requires_grad_(False))
+    CoupledDiffusion(backbone, head).save_pretrained(folder, backbone_name=backbone_name)
+    return head
