@@ -15,6 +15,7 @@ from pcircuits_diffusion.documents import encode_documents, read_documents
 from pcircuits_diffusion.evaluate import tables
 from pcircuits_diffusion.evaluate.curves import dump
 from pcircuits_diffusion.evaluate.orders import RATIOS
+from pcircuits_diffusion.head import CoupledHead
 
 NAME, CONTROL = "coupled", "prior alone"
 
@@ -82,7 +83,7 @@ def evaluate(  # noqa: PLR0913 - one command holds all that a user may choose
         found.tokens.to(device or "cpu"),
         found.document if by_document else torch.arange(len(found.tokens)),
         block_length=length,
-        controls={} if model.head is None else {CONTROL: evaluation.prior_alone(model.head.prior)},
+        controls={CONTROL: evaluation.prior_alone(model.head.prior)} if isinstance(model.head, CoupledHead) else {},
         setting=evaluation.Setting(tuple(ratio), tuple(steps) if steps else None, orders, batch_size, not quiet),
         generator=generator,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     options = list(_options({parameter.name for parameter in own}))
 
     def parsed(**values: Any) -> None:
-        left_out = {option.name for option in options if values[option.name] is None}
+        left_out = {option.name for option in options if values[option.name] in (None, [])}
         command(**{name: value for name, value in values.items() if name not in left_out})
 
     parameters = [*own, *options]
@@ -41,15 +41,20 @@ def _options(taken: set[str]) -> Iterator[inspect.Parameter]:
         if kind is None or field.name in taken:
             continue
         text = " ".join(words.get(field.name, "").split())
-        if field.default not in (dataclasses.MISSING, None):
+        if field.default not in (dataclasses.MISSING, None, ()):
             text = f"{text} Default: {field.default}."
         option = typer.Option(help=text, show_default=False)
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
         yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _plain(annotation: Any) -> type | None:
-    """The type of a value that can be written on a command line; None for others."""
+def _plain(annotation: Any) -> Any:
+    """The type of a value that can be written on a command line, a list of them repeated; None for others."""
     choices = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     kinds = [choice for choice in choices if choice is not NoneType]
-    return kinds[0] if len(kinds) == 1 and kinds[0] in PLAIN else None
+    if len(kinds) != 1:
+        return None
+    items = typing.get_args(kinds[0])
+    if typing.get_origin(kinds[0]) in (Sequence, list, tuple) and set(items) - {...} <= set(PLAIN):
+        return list[items[0]]  # type: ignore[valid-type]
+    return kinds[0] if kinds[0] in PLAIN else None

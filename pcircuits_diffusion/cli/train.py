@@ -141,10 +141,9 @@ def split_windows(
         raise pc.ParameterError(f"--window is {window}, shorter than a block of {block_length} tokens")
     if eos_id is None:
         raise pc.ParameterError("the tokenizer has no end-of-text token, which separates documents")
-    windows = corpus.stream_windows(documents, window, eos_id=eos_id)
-    if len(windows) == 0:
-        total = sum(map(len, documents))
+    if (total := sum(len(ids) + 1 for ids in documents)) < window:
         raise pc.DataError(f"the text has {total} tokens, fewer than one window of {window}; give more, or --window")
+    windows = corpus.stream_windows(documents, window, eos_id=eos_id)
     kept = len(windows) - round(valid_share * len(windows))
     return Split(windows[:kept], windows[kept:] if kept < len(windows) else None)
 

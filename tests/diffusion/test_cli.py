@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 import pcircuits_diffusion as pcd
 from pcircuits_diffusion import __main__ as console_script
 from pcircuits_diffusion.cli import app, views
+from pcircuits_diffusion.cli.settings import _plain
 from pcircuits_diffusion.cli.train import Told
 from pcircuits_diffusion.decoding import Settings
 from pcircuits_diffusion.resolve import Source, load_model, saved_backbone
@@ -299,3 +300,8 @@ def test_the_board_shows_where_tokens_stand() -> None:
     assert board(letters, tokens[:4], 9, None) == "a·c·"
     assert decided_prefix(tokens, 9, 8) == [0] and decided_prefix(tokens[[0, 2, 4]], 9, 8) == [0, 2]
     assert readable(lambda ids: "ab\ufffd", [1]) == "ab"
+
+
+def test_settings_of_several_values_are_repeated_options() -> None:
+    assert _plain(Sequence[int] | None) == _plain(tuple[int, ...]) == list[int]
+    assert (_plain(float), _plain(str | None), _plain(int | str), _plain(object)) == (float, str, None, None)
