@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 
 import pcircuits as pc
-from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits.types import Bool, Int, Tensor
+from pcircuits_diffusion.backbone import Backbone, Prediction, predict
 from pcircuits_diffusion.decoding import require_marginals
 from pcircuits_diffusion.evaluate.orders import step_sizes
-from pcircuits_diffusion.evaluate.rules import factorised, gated
+from pcircuits_diffusion.evaluate.rules import factorised, gated, needs_hidden
 
 
 @runtime_checkable
@@ -90,9 +90,9 @@ def score_continuations(
     log_prob = torch.zeros(len(contexts), dtype=torch.float64, device=device)
     is_greedy = torch.ones(len(contexts), dtype=torch.bool, device=device)
     for part in _parts(contexts, continuations, scheme, device):
-        log_marginals = part.predict(model.backbone)
+        predicted = part.predict(model.backbone, needs_hidden(rule))
         tokens = torch.where(part.mask, 0, part.block)
-        distribution: Any = rule(log_marginals, None, tokens, part.mask)
+        distribution: Any = rule(*predicted, tokens, part.mask)
         log_prob[part.rows] += distribution.log_prob(part.block, variables=part.group)
         if greedy and is_greedy[part.rows].any():
             found = _most_probable(distribution, part.mask)
@@ -114,13 +114,13 @@ class _Part(NamedTuple):
     mask: Bool[Tensor, "B L"]
     group: Bool[Tensor, "B L"]
 
-    def predict(self, backbone: Backbone) -> Float[Tensor, "B L V"]:
+    def predict(self, backbone: Backbone, hidden: bool) -> Prediction:
         tokens = torch.cat([self.context, self.block.masked_fill(self.mask, backbone.mask_id)], 1)
         valid = torch.cat([self.valid, torch.ones_like(self.mask)], 1)
         span = slice(self.context.shape[1], tokens.shape[1])
-        log_marginals = backbone.log_marginals(tokens, valid=None if valid.all() else valid, span=span)
-        require_marginals(log_marginals, self.mask, backbone.vocab_size)
-        return log_marginals
+        found = predict(backbone, tokens, hidden=hidden, valid=None if valid.all() else valid, span=span)
+        require_marginals(found.log_marginals, self.mask, backbone.vocab_size)
+        return found
 
 
 def _parts(

@@ -144,3 +144,18 @@ def test_refuses_what_does_not_fit() -> None:
         Scheme(block_length=LENGTH, steps=5)
     with pytest.raises(pc.ParameterError, match="fewer than one block"):
         Scheme(block_length=LENGTH, max_context=3)
+
+
+def test_heads_that_read_hidden_states_are_given_them() -> None:
+    backbone, prior = transformer(vocab=VOCAB, block_length=LENGTH), hmm().float()
+    modulated = CoupledHead(prior, modulation="parameter", hidden_size=16, modulation_options={"blocks": 2, "width": 4})
+
+    def score(head: CoupledHead) -> float:
+        return scores(CoupledDiffusion(backbone, head), [[1, 2, 0, 1, 1]], Scheme())[0].log_prob
+
+    plain = score(CoupledHead(prior))
+    assert score(modulated) == pytest.approx(plain, abs=1e-5)
+    assert modulated.modulation is not None
+    torch.manual_seed(0)
+    torch.nn.init.normal_(modulated.modulation.contract.weight, std=2.0)
+    assert abs(score(modulated) - plain) > 1e-3
