@@ -146,7 +146,12 @@ def test_temporaries_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 20)
     largest: list[int] = []
     terms = dense_sum._terms
-    monkeypatch.setattr(dense_sum, "_terms", lambda w, v: (largest.append(w.shape[1] * v.numel()), terms(w, v))[1])
+
+    def counted(log_weights: torch.Tensor, values: torch.Tensor, gates: None, chunk: slice) -> torch.Tensor:
+        largest.append((chunk.stop - chunk.start) * values.numel())
+        return terms(log_weights, values, gates, chunk)
+
+    monkeypatch.setattr(dense_sum, "_terms", counted)
     parts = [upward(circuit.plan, circuit.prepared(), evidence, semiring()) for semiring in (Log, Max)]
     assert all(torch.allclose(a.log_evidence, b.log_evidence) for a, b in zip(whole, parts, strict=True))
     for name, value in downward(parts[0], torch.ones(7, dtype=torch.float64), count=True)[1].items():

@@ -36,7 +36,7 @@ def counts_by_enumeration(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tens
             return table.mT[oracle.worlds[:, node.variable]].unsqueeze(0)
         return oracle._leaf(node) + probe(node, torch.zeros(len(rows), 1, node.num_units, dtype=torch.float64))
 
-    joint = log_root(circuit, leaf, lambda node: probe(node, log_weights(circuit, node)))
+    joint = log_root(circuit, leaf, lambda node: probe(node, log_weights(circuit, node)), evidence=evidence)
     score = (rows * (joint + oracle._log_weights(oracle.worlds)).logsumexp(-1)).sum()
     found: dict[str, Tensor] = {}
     for node, derivative in zip(probes, torch.autograd.grad(score, list(probes.values())), strict=True):

@@ -151,7 +151,7 @@ def test_heads_that_read_hidden_states_are_given_them() -> None:
     modulated = CoupledHead(prior, modulation="parameter", hidden_size=16, modulation_options={"blocks": 2, "width": 4})
 
     def score(head: CoupledHead) -> float:
-        return scores(CoupledDiffusion(backbone, head), [[1, 2, 0, 1, 1]], Scheme())[0].log_prob
+        return scores(CoupledDiffusion(backbone, head), [[1, 2, 0, 1, 1]], Scheme(block_length=LENGTH))[0].log_prob
 
     plain = score(CoupledHead(prior))
     assert score(modulated) == pytest.approx(plain, abs=1e-5)
