@@ -105,6 +105,9 @@ def _perplexities(axes: "Axes", curves: MaskRatioCurves, bootstrap: DocumentBoot
     _labels(axes, curves.ratios[-1], ends, (10.0, 0.0))
 
 
+HIGHEST = 1.05  # share of the gap; larger ones are written down at the edge
+
+
 def _shares(
     axes: "Axes", curves: MaskRatioCurves, bootstrap: DocumentBootstrap, published: Mapping[float, float]
 ) -> None:
@@ -118,13 +121,14 @@ def _shares(
         lowest = min(lowest, *(interval.estimate for _, interval in defined))
         if len(curves.heads) == 1:
             for ratio, (_, (share, *_)) in zip(ratios, defined, strict=True):
-                axes.annotate(f"{share:.0%}", (ratio, share), (5, 7), textcoords="offset points", color=colour, size=9)
+                label, height = (f"{share:.0%} ↑", HIGHEST - 0.18) if share > HIGHEST else (f"{share:.0%}", share)
+                axes.annotate(label, (ratio, height), (5, 7), textcoords="offset points", color=colour, size=9)
     if published:
         axes.plot(list(published), list(published.values()), "x", color=FAINT, markersize=6)
         ratio = max(published)
         axes.annotate("published", (ratio, published[ratio]), (7, -3), textcoords="offset points", color=FAINT, size=9)
     axes.axhline(0.0, color=FAINT, linewidth=0.8)
-    axes.set_ylim(max(lowest - 0.1, -0.6), 1.05)
+    axes.set_ylim(max(lowest - 0.1, -0.6), HIGHEST)
     axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set_ylabel("gap closed")
     _clean(axes)
