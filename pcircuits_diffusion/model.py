@@ -166,11 +166,13 @@ class CoupledDiffusion:
         Args:
             tokens: texts as the prompts of `steps`; what stands at masked positions does not matter.
             mask: of the shape of `tokens`, True where a token is to be found; None: where the mask id stands.
-            valid, generator, seeds: as for `steps`.
+            valid: as for `steps`.
+            generator: as for `steps`.
+            seeds: as for `steps`.
             options: as for `steps`; `region` is "canvas" unless "blocks" (aligned with the texts' ends) is asked for.
 
         Raises:
-            As `steps`; also where no position is masked.
+            pc.ParameterError, pc.ShapeError, pc.DataError, pc.EvidenceError: as `steps`, and where nothing is masked.
         """
         settings = self._settings({"region": "canvas", **options})
         texts = Prompts(tokens, valid=valid)
