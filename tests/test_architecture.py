@@ -34,7 +34,7 @@ ORDER = (
     ("queries", "posterior", "circuit", "hmm"),
     ("properties",),
     ("learning",),
-    ("io", "interop", "plot", "testing"),
+    ("io", "interop", "plot", "testing", "tabular"),
 )
 PLACES = {name: (line, column) for line, names in enumerate(ORDER) for column, name in enumerate(names)}
 
