@@ -27,12 +27,17 @@ class Case(NamedTuple):
         return "-".join(self)
 
 
+FEWER_INPUTS = {
+    "chow_liu": ("categorical",),
+    "quad_graph": ("categorical", "mixed"),
+    "quad_tree": ("mixed",),
+    "poon_domingos": ("mixed",),
+}
 CASES = [
     Case(structure, layer, inputs)
     for structure in STRUCTURES
     for layer in LAYERS
-    for inputs in INPUTS
-    if structure != "chow_liu" or inputs == "categorical"
+    for inputs in FEWER_INPUTS.get(structure, INPUTS)
 ]
 DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bernoulli")]
 

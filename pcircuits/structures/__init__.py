@@ -8,6 +8,9 @@ from pcircuits.structures.from_networkx import from_networkx
 from pcircuits.structures.hclt import hclt
 from pcircuits.structures.latent_tree import latent_tree
 from pcircuits.structures.mutual_information import mutual_information
+from pcircuits.structures.poon_domingos import poon_domingos
+from pcircuits.structures.quad_graph import quad_graph
+from pcircuits.structures.quad_tree import quad_tree
 from pcircuits.structures.rat import rat
 from pcircuits.structures.region_graph import Partition, Region, RegionGraph
 
@@ -24,5 +27,8 @@ __all__ = [
     "hclt",
     "latent_tree",
     "mutual_information",
+    "poon_domingos",
+    "quad_graph",
+    "quad_tree",
     "rat",
 ]

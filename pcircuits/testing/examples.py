@@ -18,7 +18,19 @@ from pcircuits.hmm import HMM
 from pcircuits.plan import LAYERS
 from pcircuits.structures import RegionGraph
 
-STRUCTURES = ("chain", "binary_tree", "rat", "chow_liu", "hclt", "factorized", "from_networkx", "hmm")
+STRUCTURES = (
+    "chain",
+    "binary_tree",
+    "rat",
+    "chow_liu",
+    "hclt",
+    "factorized",
+    "from_networkx",
+    "hmm",
+    "quad_tree",
+    "quad_graph",
+    "poon_domingos",
+)
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
 EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "potentials", "impossible")
@@ -56,11 +68,20 @@ def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGr
         "chow_liu": lambda: structures.chow_liu(data, num_categories=3),
         "hclt": lambda: structures.hclt(data),
         "factorized": lambda: structures.factorized(num_variables),
+        "quad_tree": lambda: structures.quad_tree(*_image(num_variables), arity=2 + 2 * (seed % 2)),
+        "quad_graph": lambda: structures.quad_graph(*_image(num_variables)),
+        "poon_domingos": lambda: structures.poon_domingos(*_image(num_variables), delta=1 + seed % 2),
         "from_networkx": lambda: structures.from_networkx(_random_digraph(num_variables, random.Random(seed))),
     }
     if structure not in builders:
         raise StructureError(f"`structure` must be one of {', '.join(STRUCTURES)}; got {structure!r}")
     return builders[structure]()
+
+
+def _image(num_variables: int) -> tuple[int, int]:
+    """Height and width of an image of that many pixels, as square as can be."""
+    height = max(h for h in range(1, math.isqrt(num_variables) + 1) if num_variables % h == 0)
+    return height, num_variables // height
 
 
 def example_inputs(inputs: str, num_variables: int, num_categories: int = 3) -> list[InputFamily]:

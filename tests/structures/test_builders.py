@@ -1,6 +1,7 @@
 """Every builder: the structure that its paper describes, and the arguments that it refuses."""
 
 import itertools
+import math
 from collections.abc import Callable
 from random import Random
 
@@ -16,6 +17,7 @@ from pcircuits.errors import DataError, ShapeError, StructureError
 from pcircuits.structures import Region, RegionGraph
 
 sizes = st.integers(1, 40)
+sides = st.integers(1, 9)
 
 
 def draw_data(seed: int, num_rows: int, num_variables: int, num_categories: int) -> torch.Tensor:
@@ -137,6 +139,10 @@ def test_latent_tree_refuses_other_graphs(tree: nx.DiGraph, message: str) -> Non
         (lambda: structures.rat(0, 0, num_repetitions=1, seed=0), "num_variables must be"),
         (lambda: structures.rat(8, 1, num_repetitions=0, seed=0), "num_repetitions must be"),
         (lambda: structures.rat(8, 1, num_repetitions=1, seed=-1), "seed must be an integer from 0"),
+        (lambda: structures.quad_tree(0, 3), "height must be an integer of at least 1, got 0"),
+        (lambda: structures.quad_tree(3, 3, arity=3), "arity must be 2 or 4, got 3"),
+        (lambda: structures.quad_graph(3, 0), "width must be an integer of at least 1, got 0"),
+        (lambda: structures.poon_domingos(3, 3, delta=0), "delta must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_sizes_are_refused(build: Callable[[], RegionGraph], message: str) -> None:
@@ -161,6 +167,75 @@ def test_rat_mixes_fresh_repetitions(num_variables: int, data: st.DataObject) ->
     children = [child for region in graph.regions for p in region.partitions for child in p.children]
     assert sorted(children) == list(range(graph.root))  # every region but the root has one parent: nothing is shared
     assert graph.depth in (max(depth, 1), depth + 1)
+
+
+def split_sizes(graph: RegionGraph, region: int) -> list[list[int]]:
+    """The number of variables of each child of each partition."""
+    return [[len(graph.scope(child)) for child in p.children] for p in graph.regions[region].partitions]
+
+
+@given(sides, sides, st.sampled_from([2, 4]))
+def test_quad_tree_halves_both_sides(height: int, width: int, arity: int) -> None:
+    graph = structures.quad_tree(height, width, arity=arity, num_units=3)
+    assert graph.is_tree and (graph.num_variables, graph.num_units) == (height * width, 3)
+    assert all(
+        2 <= len(sizes) <= arity for r in range(height * width, len(graph.regions)) for sizes in split_sizes(graph, r)
+    ) or (height * width == 1)
+    levels = (max(height, width) - 1).bit_length()
+    assert graph.depth <= max(1, levels * (1 if arity == 4 else 2))
+    assert arity == 2 or graph.depth == max(1, levels)
+
+
+def test_quad_tree_is_aligned_to_powers_of_two() -> None:
+    graph = structures.quad_tree(3, 5)
+    assert split_sizes(graph, graph.root) == [[12, 3]]  # columns 0-3 | 4
+    square, strip = graph.regions[graph.root].partitions[0].children
+    assert split_sizes(graph, square) == [[4, 4, 2, 2]] and split_sizes(graph, strip) == [[2, 1]]
+    assert graph.scope(graph.regions[square].partitions[0].children[1]) == (2, 3, 7, 8)
+
+
+def test_quad_graph_splits_squares_in_both_ways() -> None:
+    graph = structures.quad_graph(4, 4)
+    assert split_sizes(graph, graph.root) == [[8, 8], [8, 8]]
+    upper, left = (p.children[0] for p in graph.regions[graph.root].partitions)
+    assert (graph.scope(upper), graph.scope(left)) == (tuple(range(8)), (0, 1, 4, 5, 8, 9, 12, 13))
+    shared = [set(graph.regions[half].partitions[0].children) for half in (upper, left)]
+    assert [graph.scope(region) for region in shared[0] & shared[1]] == [(0, 1, 4, 5)]
+    assert not graph.is_structured_decomposable
+    assert len(graph.regions) == 16 + 4 * 5 + 5
+
+
+@given(sides, sides)
+def test_quad_graph_shares_every_region(height: int, width: int) -> None:
+    graph = structures.quad_graph(height, width)
+    assert len(set(graph.scope_masks)) == len(graph.regions) - (height * width == 1)
+    assert all(len(region.partitions) <= 2 for region in graph.regions)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 7))
+def test_poon_domingos_holds_every_rectangle_of_the_grid(height: int, width: int, delta: int) -> None:
+    graph = structures.poon_domingos(height, width, delta=delta)
+
+    def intervals(size: int) -> int:
+        cells = -(-size // delta)
+        return cells * (cells + 1) // 2
+
+    ends = [size % delta == 1 or delta == 1 for size in (height, width)]
+    single_pixels = math.prod(
+        -(-size // delta) if delta == 1 else int(end) for size, end in zip((height, width), ends, strict=True)
+    )
+    assert len(graph.regions) == height * width + intervals(height) * intervals(width) - single_pixels + (
+        height * width == 1
+    )
+
+
+def test_poon_domingos_cuts_everywhere() -> None:
+    graph = structures.poon_domingos(2, 3, delta=1)
+    assert sorted(map(tuple, split_sizes(graph, graph.root))) == [(2, 4), (3, 3), (4, 2)]
+    coarse = structures.poon_domingos(4, 6, delta=3)
+    assert sorted(map(tuple, split_sizes(coarse, coarse.root))) == [(12, 12), (18, 6)]
+    assert split_sizes(coarse, coarse.regions[coarse.root].partitions[0].children[0])[0] == [9, 9]
 
 
 def test_rat_splits_into_halves() -> None:
@@ -335,6 +410,9 @@ def test_one_variable_and_one_category() -> None:
         structures.factorized(1),
         structures.binary_tree(1),
         structures.rat(1, 0, num_repetitions=1, seed=0),
+        structures.quad_tree(1, 1),
+        structures.quad_graph(1, 1),
+        structures.poon_domingos(1, 1, delta=1),
         structures.hclt(torch.zeros(2, 1, dtype=torch.long)),
     ],
 )
