@@ -19,7 +19,7 @@ from pcircuits.io import load, save
 from pcircuits.learning import EM, Adam, Anemone, MiniBatchEM, fit
 from pcircuits.posterior import Posterior
 from pcircuits.properties import Properties, check
-from pcircuits.queries import MPE, Moments, Projection, match_marginals, project_marginals
+from pcircuits.queries import MPE, Estimate, Moments, Projection, match_marginals, project_marginals
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
 
@@ -35,6 +35,7 @@ __all__ = [
     "Categorical",
     "Circuit",
     "DataError",
+    "Estimate",
     "Evidence",
     "EvidenceError",
     "FormatError",

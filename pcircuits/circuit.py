@@ -119,12 +119,18 @@ class Circuit(nn.Module):
         for.
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            return {name: group.prepare() for name, group in self.named_groups()}
+            return self._prepare()
         version = self.version
         if self._cache is None or self._cache[0] != version:
             with torch.no_grad():
-                self._cache = (version, {name: group.prepare() for name, group in self.named_groups()})
+                self._cache = (version, self._prepare())
         return self._cache[1]
+
+    def log_partition(self) -> Float[Tensor, ""]:
+        """`log Z = log sum_x c(x)` of the value c(x) that the units compute; the distribution is `c(x) / Z`. 0 where
+        all weights are probabilities, as they are but in products of circuits.
+        """
+        return torch.zeros((), dtype=torch.float64, device=self.device)
 
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
         return self.log_prob(x)
@@ -194,6 +200,9 @@ class Circuit(nn.Module):
             )
         for name, counts in statistics.counts.items():
             self.group(name).maximise(counts, Smoothing(pseudocount, relative, step))
+
+    def _prepare(self) -> dict[str, Any]:
+        return {name: group.prepare() for name, group in self.named_groups()}
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)

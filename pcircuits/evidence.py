@@ -10,12 +10,15 @@ from pcircuits.types import Bool, Float, Shaped, Tensor
 
 
 class InputEvidence(NamedTuple):
-    """The evidence of the variables of one input level, variables first. `soft` says where `log_weights` count."""
+    """The evidence of the variables of one input level, variables first. `soft` says where `log_weights` count,
+    `summed` where a maximisation sums.
+    """
 
     values: Shaped[Tensor, "F B"]
     observed: Bool[Tensor, "F B"]
     log_weights: Float[Tensor, "F B V"] | None
     latent: Float[Tensor, "F B K"] | None = None
+    summed: Bool[Tensor, "F B"] | None = None
 
     @property
     def soft(self) -> Bool[Tensor, "F B"]:
@@ -83,6 +86,7 @@ class Evidence:
         _require_potentials("gates", gates, values, "G, G")
         self.values, self.observed, self.log_weights = values, observed, log_weights
         self.latent, self.gates = latent, gates
+        self.summed: Bool[Tensor, "B D"] | None = None
 
     @classmethod
     def from_nan(cls, values: Float[Tensor, "B D"]) -> "Evidence":
@@ -121,7 +125,15 @@ class Evidence:
     def replace(self, **fields: Tensor | None) -> "Evidence":
         """With other `values`, `observed` or `log_weights` and the same latent potentials and gates."""
         kept = {"values": self.values, "observed": self.observed, "log_weights": self.log_weights}
-        return Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)
+        evidence = Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)
+        evidence.summed = self.summed
+        return evidence
+
+    def summing(self, variables: Bool[Tensor, "B D"] | None) -> "Evidence":
+        """The same evidence; maximisation sums these variables out where they are not observed (None: no variable)."""
+        evidence = self._each(lambda x: x)
+        evidence.summed = variables
+        return evidence
 
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
@@ -132,6 +144,7 @@ class Evidence:
             self.observed.T[index],
             None if self.log_weights is None else self.log_weights.transpose(0, 1)[index],
             None if self.latent is None else self.latent.transpose(0, 1)[index],
+            None if self.summed is None else self.summed.T[index],
         )
 
     def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:

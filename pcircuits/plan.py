@@ -101,26 +101,10 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
-    the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
+class Block:
+    """One region's or partition's vector of units, before folding: an input over `variable`, a product of `children`
+    ("hadamard", "kronecker") with or without the sum over it, or "mixing" of partitions. `num_children`: J of the sum.
     """
-
-    levels: tuple[Level, ...]
-    groups: Mapping[str, GroupSpec]
-    incoming: tuple[Incoming, ...]
-    rows: Mapping[tuple[int, str], tuple[str, int]]
-
-    def to(self, device: torch.device) -> "Plan":
-        return _move(self, device)
-
-    def __str__(self) -> str:
-        return "\n".join(f"{i:4d}  {_describe(level)}" for i, level in enumerate(self.levels))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """One region's or partition's vector of units, before folding."""
 
     kind: str
     children: tuple[int, ...]
@@ -143,6 +127,29 @@ class _Block:
             self.tie or "",
             family,
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
+    the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
+
+    `blocks` is the circuit before folding, children first, the root last; `places` says in which group and row each
+    block's parameters lie, None where it has none.
+    """
+
+    levels: tuple[Level, ...]
+    groups: Mapping[str, GroupSpec]
+    incoming: tuple[Incoming, ...]
+    rows: Mapping[tuple[int, str], tuple[str, int]]
+    blocks: tuple[Block, ...]
+    places: tuple[tuple[str, int] | None, ...]
+
+    def to(self, device: torch.device) -> "Plan":
+        return _move(self, device)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{i:4d}  {_describe(level)}" for i, level in enumerate(self.levels))
 
 
 def compile_plan(
@@ -178,7 +185,7 @@ def compile_plan(
     _check_ties(graph, sum_ties or {}, is_input=False)
     _check_ties(graph, input_ties or {}, is_input=True)
     blocks = _Blocks(graph, num_units, layer, sum_ties or {}, input_ties or {}).blocks
-    return _fold(blocks, families)
+    return fold(blocks, families)
 
 
 class _Blocks:
@@ -187,7 +194,7 @@ class _Blocks:
     def __init__(
         self, graph: RegionGraph, num_units: int, layer: str, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]
     ) -> None:
-        self.blocks: list[_Block] = []
+        self.blocks: list[Block] = []
         self.num_units, self.layer, self.ties = num_units, layer, {**sum_ties, **input_ties}
         of_region: dict[int, int] = {}
         for i, region in enumerate(graph.regions):
@@ -236,11 +243,12 @@ class _Blocks:
             width = below[0].num_units * below[1].num_units if kind == "kronecker" else below[0].num_units
         depth = 1 + max((b.depth for b in below), default=-1)
         tie = self.ties[owner[0]] + owner[1] if owner is not None and owner[0] in self.ties else None
-        self.blocks.append(_Block(kind, children, units, width, depth, has_sum, owner, tie, variable))
+        self.blocks.append(Block(kind, children, units, width, depth, has_sum, owner, tie, variable))
         return len(self.blocks) - 1
 
 
-def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
+def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
+    """Blocks of equal shape and depth side by side, one level each."""
     folds: dict[tuple, list[int]] = {}
     for i, block in enumerate(blocks):
         folds.setdefault(block.fold_key(families[block.variable] if block.kind == "input" else None), []).append(i)
@@ -250,22 +258,25 @@ def _fold(blocks: Sequence[_Block], families: Sequence[InputFamily]) -> Plan:
     levels = tuple(
         _level(n, [blocks[i] for i in rows], blocks, place, families, groups) for n, rows in enumerate(ordered)
     )
-    owned = {block.owner: (place[i], block.tie) for i, block in enumerate(blocks) if block.owner is not None}
-    rows = {owner: (_group_of(levels[n]), 0 if tie else row) for owner, ((n, row), tie) in owned.items()}
-    return Plan(levels, groups, _incoming(levels), rows)
+    places = tuple(_place(block, levels[place[i][0]], place[i][1]) for i, block in enumerate(blocks))
+    rows = {
+        block.owner: where
+        for block, where in zip(blocks, places, strict=True)
+        if block.owner is not None and where is not None
+    }
+    return Plan(levels, groups, _incoming(levels), rows, tuple(blocks), places)
 
 
-def _group_of(level: Level) -> str:
+def _place(block: Block, level: Level, row: int) -> tuple[str, int] | None:
     if isinstance(level, InputLevel):
-        return level.group
-    assert level.weights is not None  # levels without weights have no owner
-    return level.weights.group
+        return level.group, 0 if block.tie else row
+    return None if level.weights is None else (level.weights.group, 0 if block.tie else row)
 
 
 def _level(
     n: int,
-    blocks: list[_Block],
-    every: Sequence[_Block],
+    blocks: list[Block],
+    every: Sequence[Block],
     place: Mapping[int, tuple[int, int]],
     families: Sequence[InputFamily],
     groups: dict,

@@ -8,7 +8,7 @@ from pcircuits import queries
 from pcircuits.errors import EvidenceError, ShapeError, StaleError
 from pcircuits.evaluator import Evaluation
 from pcircuits.evidence import Evidence, describe, rows_of
-from pcircuits.queries import MPE, Moments
+from pcircuits.queries import MPE, Estimate, Moments
 from pcircuits.types import Bool, Float, Shaped, Tensor
 
 if TYPE_CHECKING:
@@ -62,6 +62,58 @@ class Posterior:
         """
         self._possible()
         return queries.marginals(self._evaluation)
+
+    def pair_marginals(self, first: int, second: int) -> Float[Tensor, "B V W"]:
+        """Exact `p(X_first, X_second | evidence)` of two discrete variables, of any circuit, (B, V_first, V_second).
+
+        One conditioning a value of the first variable. Two equal variables give the marginal on the diagonal.
+
+        Raises:
+            StructureError: a variable without finitely many values.
+        """
+        return queries.pair_marginals(self.circuit, self._possible(), self.log_evidence, first, second)
+
+    def mutual_information(self, first: int, second: int) -> Float[Tensor, " B"]:
+        """`I(X_first; X_second | evidence)` of two discrete variables in nats, (B,), from their exact pair marginals.
+
+        A variable with itself gives its entropy.
+        """
+        return queries.mutual_information(self.pair_marginals(first, second))
+
+    def moment(self, order: int) -> Float[Tensor, "B D"]:
+        """Exact raw moments `E[X_i^order | evidence]`, (B, D), discrete variables counting as the numbers 0..V-1.
+
+        Raises:
+            StructureError: an order above 2 where a variable has not finitely many values.
+        """
+        self._possible()
+        return queries.moment(self._evaluation, order)
+
+    def covariance(self) -> Float[Tensor, "B D D"]:
+        """Exact covariances `Cov(X_i, X_j | evidence)`, (B, D, D), of any circuit, mixed variables included: second
+        derivatives of the log evidence, one backward pass a variable. Not differentiable further.
+        """
+        self._possible()
+        return queries.covariance(self._evaluation)
+
+    def entropy(self) -> Float[Tensor, " B"]:
+        """Exact entropy of `p(X | evidence)` in nats, (B,); differential entropy where variables are continuous.
+
+        Deterministic circuits alone have it in closed form (Vergari et al. 2021, Theorem on entropy: without
+        determinism it is coNP-hard).
+
+        Raises:
+            StructureError: the circuit is not proven deterministic, or an input family has no closed form.
+        """
+        return queries.entropy(self.circuit, self._possible(), self.log_evidence)
+
+    def estimate_entropy(self, n: int, *, generator: torch.Generator | None = None) -> Estimate:
+        """A Monte Carlo estimate of the entropy in nats and its standard error, each (B,), from n >= 2 samples, of any
+        circuit: the mean of `-log p(x | evidence)`.
+        """
+        if not isinstance(n, int) or n < 2:
+            raise ShapeError(f"`n` must be at least 2, for a standard error; got {n!r}")
+        return Estimate.of(-self.log_prob(self.sample(n, generator=generator)))
 
     def sample(
         self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0

@@ -198,6 +198,9 @@ class Log:
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         v = family.log_values(prepared, rows, evidence, self._maximise)
+        if self._maximise and evidence.summed is not None:
+            free = family.log_values(prepared, rows, evidence, False)
+            v = torch.where(evidence.summed.unsqueeze(-1), free, v)
         v = v if evidence.latent is None else v + evidence.latent.double()
         return Values(v, v.new_zeros(v.shape[:2]))
 
@@ -266,3 +269,11 @@ class Max(Log):
     @staticmethod
     def _pick(scores: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
         return scores.argmax(-1)
+
+
+class Bound(Log):
+    """Unobserved values maximised out, sums summed: an upper bound of the maximum over those values, since the maximum
+    of a sum is at most the sum of its terms' maxima.
+    """
+
+    _maximise = True

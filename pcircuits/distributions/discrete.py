@@ -175,6 +175,17 @@ class Discrete(InputFamily):
         possible = (prepared.linear > 0).to(torch.float32)
         return (possible.mT @ possible > 0)[rows]
 
+    def expected_log(self, prepared: Table, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        log, integers = prepared.log.double(), self._integers(evidence)
+        free = (log.exp() * finite(log)).sum(-1)
+        values = torch.where(
+            evidence.observed.unsqueeze(-1), finite(_gather(log.mT, rows, integers)), free[rows].unsqueeze(1)
+        )
+        if not evidence.soft.any():
+            return values
+        weighted = [_mean_log(log[g] + w.unsqueeze(1)) for g, w in self._soft_rows(rows, evidence)]
+        return torch.where(evidence.soft.unsqueeze(-1), torch.stack(weighted), values)
+
     def _integers(self, evidence: InputEvidence) -> Int[Tensor, "F B"]:
         return torch.where(evidence.observed, evidence.values, 0).long()
 
@@ -223,6 +234,11 @@ class Discrete(InputFamily):
             terms = prepared.log[g].double() + log_weights.unsqueeze(1)
             share = (terms - finite(logsumexp(terms)).unsqueeze(-1)).exp()
             yield share.to(flows.dtype) * flows[f].unsqueeze(-1)
+
+
+def _mean_log(terms: Float[Tensor, "B K V"]) -> Float[Tensor, "B K"]:
+    """Mean of the terms under their own softmax."""
+    return ((terms - finite(logsumexp(terms)).unsqueeze(-1)).exp() * finite(terms)).sum(-1)
 
 
 def _gather(table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"]) -> Float[Tensor, "F B K"]:

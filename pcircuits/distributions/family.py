@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 
@@ -108,6 +109,15 @@ class InputFamily(ABC):
     @abstractmethod
     def overlap(self, prepared: Any, rows: Rows) -> Bool[Tensor, "F K K"]:
         """Whether two units can both be positive on one value: what determinism is decided from."""
+
+    def expected_log(self, prepared: Any, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        """`E[log (p(x | unit) w(x))]` under each unit's own conditional given the evidence with weights w, in nats,
+        float64: the part of an entropy that the inputs have. 0 log 0 is 0.
+
+        Raises:
+            StructureError: the family has no closed form.
+        """
+        raise StructureError(f"entropies need the expected log probability of {self!r}, which has no closed form here")
 
     def to_json(self) -> dict[str, Any]:
         return {"family": self.name, **asdict(self)}  # type: ignore[call-overload]

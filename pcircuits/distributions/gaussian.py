@@ -69,6 +69,11 @@ class Gaussian(InputFamily):
         free = constant if maximise else torch.zeros_like(constant)
         return torch.where(evidence.observed.unsqueeze(-1), constant - 0.5 * ((values - mean) / std).square(), free)
 
+    def expected_log(self, prepared: Normal, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        entropy = (prepared.std.double()[rows].log() + 0.5 * math.log(2 * math.pi * math.e)).unsqueeze(1)
+        density = self.log_values(prepared, rows, evidence, False)
+        return torch.where(evidence.observed.unsqueeze(-1), density, -entropy)
+
     def posterior(
         self, prepared: Normal, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "F B 2"]:

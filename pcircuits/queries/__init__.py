@@ -1,21 +1,30 @@
 """Exact questions, one a file: pure functions of an evaluation or a circuit."""
 
 from pcircuits.queries.determinism import is_deterministic
+from pcircuits.queries.entropy import Estimate, entropy
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.marginal import Moments, marginals
 from pcircuits.queries.match_marginals import Projection, match_marginals, project_marginals
+from pcircuits.queries.moments import covariance, moment
 from pcircuits.queries.mpe import MPE, mpe
+from pcircuits.queries.pair import mutual_information, pair_marginals
 from pcircuits.queries.sample import sample
 
 __all__ = [
     "MPE",
+    "Estimate",
     "Moments",
     "Projection",
+    "covariance",
+    "entropy",
     "is_deterministic",
     "joint_log_prob",
     "marginals",
     "match_marginals",
+    "moment",
     "mpe",
+    "mutual_information",
+    "pair_marginals",
     "project_marginals",
     "sample",
 ]
