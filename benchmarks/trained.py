@@ -1,19 +1,34 @@
-"""Loads the benchmarks' backbone, its tokenizer, its shipped head and the judge of its samples."""
+"""Loads the benchmarks' backbones, their tokenizers, shipped heads and texts, and the judge of samples."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks import record
-from pcircuits_diffusion import corpus
+from benchmarks import gsm8k, record
+from pcircuits_diffusion import corpus, embedded
 from pcircuits_diffusion.backbones import MaskedTransformer
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
 
 FOLDER = Path(__file__).resolve().parent / "weights"
+
+
+class Text(NamedTuple):
+    """A corpus: what it is called, its documents by split, and the folder of the backbone that was trained on it."""
+
+    title: str
+    load: Callable[[str], list[corpus.Document]]
+    folder: Path
+
+
+CORPORA = {
+    "gsm8k": Text("GSM8K, problems and solutions", gsm8k.load, FOLDER),
+    "python_docs": Text("documentation of Python", corpus.python_docs, embedded.FOLDER),
+}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,6 +39,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     shared.add_argument("--weights", type=Path, default=FOLDER)
     shared.add_argument("--out", type=Path, default=record.RESULTS)
     return shared
+
+
+def add_corpus(shared: argparse.ArgumentParser) -> None:
+    """The option that chooses a corpus, and with it the weights; see `load_chosen`."""
+    shared.add_argument("--corpus", choices=CORPORA, default="gsm8k")
+    shared.set_defaults(weights=None)
 
 
 class Trained(NamedTuple):
@@ -59,6 +80,11 @@ def load(folder: Path = FOLDER) -> Trained:
     assert isinstance(head, CoupledHead)
     judge = MaskedTransformer.load(folder / "judge") if (folder / "judge").is_dir() else None
     return Trained(backbone, corpus.load_tokenizer(folder), head, judge)
+
+
+def load_chosen(options: argparse.Namespace) -> Trained:
+    """The weights of `--corpus`, or those in `--weights`."""
+    return load(options.weights or CORPORA[options.corpus].folder)
 
 
 def token_counts(tokenizer: Tokenizer, documents: list[corpus.Document]) -> torch.Tensor:

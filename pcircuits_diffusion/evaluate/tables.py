@@ -1,7 +1,7 @@
 """Results of a study as plain text, aligned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pcircuits_diffusion.evaluate.bootstrap import DocumentBootstrap, Interval
 from pcircuits_diffusion.evaluate.curves import FACTORISED, SEQUENTIAL, Curves, MaskRatioCurves, StepLikelihoods
@@ -35,8 +35,13 @@ def step_table(likelihoods: StepLikelihoods, bootstrap: DocumentBootstrap) -> st
 
 def gain_table(curves: Curves, bootstrap: DocumentBootstrap) -> str:
     """Nats a token that each head saves over the backbone alone, paired, one line a point."""
-    columns = [[_signed(i) for i in curves.gain(name, bootstrap)] for name in curves.heads]
-    return aligned([["", *curves.heads], *zip(_labels(curves), *columns, strict=True)])
+    return interval_table(_labels(curves), {name: curves.gain(name, bootstrap) for name in curves.heads})
+
+
+def interval_table(labels: Sequence[str], columns: Mapping[str, Sequence[Interval]]) -> str:
+    """Signed differences with intervals, one line a label; nothing without a column."""
+    rows = zip(labels, *([_signed(i) for i in column] for column in columns.values()), strict=True)
+    return aligned([["", *columns], *rows]) if columns else ""
 
 
 def order_table(curves: MaskRatioCurves) -> str:
