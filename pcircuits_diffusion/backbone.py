@@ -94,7 +94,7 @@ class ModuleBackbone:
         pads: `call` can leave out the padding of a batch. Without that, rows of different length run one after another.
         pad_id: takes the place of padded tokens.
         output_layer: the module's last, linear layer, a part of `module`. With it only the logits of the span are
-            computed, and there is `hidden`: what goes into this layer.
+            computed, and there are `hidden`, what goes into this layer, and `predict`.
         max_length: of rows, padding included.
         name_or_path: where it was loaded from; kept in saved heads.
 
@@ -133,7 +133,9 @@ class ModuleBackbone:
 
     def log_marginals(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Tensor:
         """See `Backbone.log_marginals`; rows without a prediction (padding) are uniform."""
-        logits, known = self._aligned(tokens, valid, span, self._logits)
+        return self._normalised(*self._aligned(tokens, valid, span, self._logits))
+
+    def _normalised(self, logits: Float[Tensor, "B S W"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
         bias = self._bias.to(logits.device)
         result = (logits[..., : self.vocab_size].float() + bias).log_softmax(-1)
         if (bad := result.isnan().any(-1) & known).any():
@@ -153,11 +155,38 @@ class ModuleBackbone:
         return self._hidden
 
     def _hidden(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Tensor:
-        return self._aligned(tokens, valid, span, self._states)[0]
+        states, known = self._aligned(tokens, valid, span, self._states)
+        return states * known.unsqueeze(-1)
+
+    @property
+    def predict(self) -> "Callable[..., Prediction]":
+        """`predict(tokens, *, valid=None, span=None)`: log marginals and hidden states of one call of the module.
+
+        Raises:
+            AttributeError: as for `hidden`.
+        """
+        if self.output_layer is None:
+            raise AttributeError("this backbone has no `predict`; it needs `output_layer`")
+        return self._predict
+
+    def _predict(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> "Prediction":
+        found, known = self._aligned(tokens, valid, span, self._both)
+        logits, states = found[..., : self.width], found[..., self.width :]
+        return Prediction(self._normalised(logits, known), states * known.unsqueeze(-1))
 
     def _logits(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S W"]:
         with self._narrowed(positions):
             output = self.call(self.module, tokens, valid)
+        return self._checked(output, tokens, positions)
+
+    def _both(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S X"]:
+        """Logits, and behind them the hidden states that they are made from."""
+        with self._narrowed(positions) as inputs:
+            output = self.call(self.module, tokens, valid)
+        logits = self._checked(output, tokens, positions)
+        return torch.cat([logits, self._only(inputs)[:, positions].to(logits.dtype)], -1)
+
+    def _checked(self, output: Any, tokens: Tensor, positions: slice) -> Float[Tensor, "B S W"]:
         logits = output if isinstance(output, Tensor) else output.logits
         length = tokens[0, positions].numel() if self.output_layer is not None else tokens.shape[1]
         expected = (len(tokens), length, self.width)
@@ -168,9 +197,13 @@ class ModuleBackbone:
     def _states(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S D"]:
         with self._narrowed(slice(0, 0)) as inputs:
             self.call(self.module, tokens, valid)
+        return self._only(inputs)[:, positions]
+
+    @staticmethod
+    def _only(inputs: list[Tensor]) -> Float[Tensor, "B L D"]:
         if len(inputs) != 1:
             raise pc.ParameterError(f"`output_layer` must be used once a call of the module, not {len(inputs)} times")
-        return inputs[0][:, positions]
+        return inputs[0]
 
     @contextmanager
     def _narrowed(self, positions: slice) -> Iterator[list[Tensor]]:

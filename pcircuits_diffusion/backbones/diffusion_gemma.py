@@ -42,10 +42,16 @@ class DiffusionGemma(ModuleBackbone):
 
     def _logits(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S W"]:
         prompt = self._require_prompt(tokens, valid)
-        start, stop = max(positions.start - prompt, 0), max(positions.stop - prompt, 0)
-        with self._narrowed(slice(start, stop)):
+        with self._narrowed(_on_canvas(positions, prompt)):
             logits = self._denoise(tokens, valid, prompt).logits
-        return F.pad(logits, (0, 0, positions.stop - positions.start - logits.shape[1], 0))
+        return _padded(logits, positions)
+
+    def _both(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S X"]:
+        prompt = self._require_prompt(tokens, valid)
+        canvas = _on_canvas(positions, prompt)
+        with self._narrowed(canvas) as inputs:
+            logits = self._denoise(tokens, valid, prompt).logits
+        return _padded(torch.cat([logits, inputs[0][:, canvas].to(logits.dtype)], -1), positions)
 
     def _states(self, tokens: Tensor, valid: Tensor | None, positions: slice) -> Float[Tensor, "B S D"]:
         prompt = self._require_prompt(tokens, valid)
@@ -83,3 +89,13 @@ class DiffusionGemma(ModuleBackbone):
                 "decoder_position_ids": positions[:, prompt:],
             }
         return self.module(input_ids=tokens[:, :prompt], decoder_input_ids=canvas, **padding)
+
+
+def _on_canvas(positions: slice, prompt: int) -> slice:
+    """The part of a span of whole rows that lies on the canvas, counted from its beginning."""
+    return slice(max(positions.start - prompt, 0), max(positions.stop - prompt, 0))
+
+
+def _padded(found: Float[Tensor, "B C X"], positions: slice) -> Float[Tensor, "B S X"]:
+    """Zeros for the span's positions in the prompt."""
+    return F.pad(found, (0, 0, positions.stop - positions.start - found.shape[1], 0))

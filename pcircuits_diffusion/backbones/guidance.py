@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 import pcircuits as pc
-from pcircuits.types import Tensor
-from pcircuits_diffusion.backbone import Backbone
+from pcircuits.types import Float, Tensor
+from pcircuits_diffusion.backbone import Backbone, Prediction, predict
 
 
 class Guided:
@@ -37,6 +37,11 @@ class Guided:
             pc.EvidenceError: a token that only u excludes.
         """
         c = self.backbone.log_marginals(tokens, valid=valid, span=span)
+        return self._guide(c, tokens, valid, span)
+
+    def _guide(
+        self, c: Float[Tensor, "B S V"], tokens: Tensor, valid: Tensor | None, span: slice | None
+    ) -> Float[Tensor, "B S V"]:
         if self.scale == 0:
             return c
         kept = torch.isin(tokens, torch.tensor(self.keep, dtype=tokens.dtype, device=tokens.device))
@@ -48,6 +53,17 @@ class Guided:
             rows = bad.any(1).nonzero().flatten()[:8].tolist()
             raise pc.EvidenceError(f"rows {rows}: a token has probability zero without the prompt, but not with it")
         return guided
+
+    def _predict(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Prediction:
+        c, hidden = predict(self.backbone, tokens, hidden=True, valid=valid, span=span)
+        return Prediction(self._guide(c, tokens, valid, span), hidden)
+
+    @property
+    def predict(self) -> Callable[..., Prediction]:
+        """Guided log marginals and the hidden states with the prompt, one call of it, where the backbone has them."""
+        if not hasattr(self.backbone, "hidden"):
+            raise AttributeError(f"{type(self.backbone).__name__} has no hidden states")
+        return self._predict
 
     @property
     def hidden(self) -> Callable[..., Tensor]:

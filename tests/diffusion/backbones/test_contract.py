@@ -5,6 +5,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits_diffusion import Backbone
+from pcircuits_diffusion.backbone import predict
 from tests.diffusion.backbones.conftest import LENGTH, PROMPT, Case
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
@@ -65,6 +66,29 @@ def test_hidden_states_are_what_predictions_are_made_of(case: Case, tokens: torc
     valid = torch.arange(LENGTH).expand(3, LENGTH) >= torch.tensor([[0], [2], [0]])
     padded = case.backbone.hidden(tokens, valid=valid, span=slice(PROMPT, LENGTH))
     torch.testing.assert_close(padded[1:2], case.backbone.hidden(tokens[1:2, 2:])[:, PROMPT - 2 :], **TOLERANCE)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("span", [None, slice(6, 8)])
+def test_one_call_gives_log_marginals_and_hidden_states(
+    case: Case, tokens: torch.Tensor, padding: int, span: slice | None
+) -> None:
+    if not hasattr(case.backbone, "hidden"):
+        assert not hasattr(case.backbone, "predict")
+        return
+    valid = torch.arange(LENGTH).expand(3, LENGTH) >= torch.tensor([[0], [padding], [0]]) if padding else None
+    expected = case.backbone.log_marginals(tokens, valid=valid, span=span)
+    states = case.backbone.hidden(tokens, valid=valid, span=span)
+    calls, inner = [], getattr(case.backbone, "backbone", case.backbone)
+    handle = inner.module.register_forward_hook(lambda module, args, output: calls.append(len(calls)))
+    found = predict(case.backbone, tokens, hidden=True, valid=valid, span=span)
+    handle.remove()
+    torch.testing.assert_close(found.log_marginals, expected, **TOLERANCE)
+    torch.testing.assert_close(found.hidden, states, **TOLERANCE)
+    groups = 1 if inner.pads or not padding else 2  # rows of different length run one after another
+    assert len(calls) == groups * (2 if inner is not case.backbone else 1), "guidance needs a second call"
+    if valid is not None and span is None:
+        assert (states[1, :padding] == 0).all()
 
 
 def test_only_the_logits_of_the_span_are_computed(case: Case, tokens: torch.Tensor) -> None:
