@@ -6,6 +6,7 @@ ARGS ?=
 JOBS ?= 2
 
 VENV := .venv
+PEERS := .venv-peers
 RUN := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
@@ -13,10 +14,10 @@ extras-demo := diffusion,plot
 extras-dev := diffusion,transformers,constraints,cli,lm-eval,plot,tabular,bench,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-campaign lint format bench docs clean
+.PHONY: help demo test test-campaign lint format bench bench-peers docs clean
 
 help:
-	@echo "make demo | test | test-campaign | lint | format | bench | docs | clean"
+	@echo "make demo | test | test-campaign | lint | format | bench | bench-peers | docs | clean"
 
 demo: $(VENV)/demo.stamp
 	$(RUN) -m pcircuits_diffusion.demo $(ARGS)
@@ -40,16 +41,26 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(RUN) benchmarks/run.py --reduced $(ARGS)
 
+# The libraries that benchmarks compare with, in an environment of their own; without it they are skipped.
+bench-peers: $(PEERS)/stamp
+
 docs: $(VENV)/dev.stamp
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each set of extras leaves its own stamp, so the demo installs no development tools.
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check -e '.[$(extras-$*)]' -c constraints.txt
+	@touch $@
+
+# --no-deps: some of them ask for other versions of torch and scipy than they work with.
+$(PEERS)/stamp: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check torch -c benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --no-deps -r benchmarks/peers/requirements.txt
 	@touch $@
 
 $(RUN):

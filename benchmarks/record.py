@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from pcircuits_diffusion.evaluate.curves import dump
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("pcircuits", "torch", "numpy", "tokenizers")
+PEERS = ("libcirkit", "spflow", "torch-struct", "pomegranate", "dynamax", "jax", "hmmlearn", "torch", "numpy")
 
 
 def write(name: str, results: Mapping[str, Any], *, seed: int, folder: Path = RESULTS) -> Path:
@@ -43,6 +45,16 @@ def commit() -> str | None:
 def versions() -> dict[str, str]:
     installed = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **{name: v for name, v in installed.items() if v}}
+
+
+def peer_versions(python: Path) -> dict[str, str]:
+    """Versions of the compared libraries in the environment of an interpreter; empty where there is none."""
+    if not python.exists():
+        return {}
+    code = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    installed = json.loads(done.stdout)
+    return {name: installed[name] for name in PEERS if name in installed}
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Runs every benchmark, each in a process of its own: `python benchmarks/run.py [--reduced]`.
+"""Runs benchmarks, each in a process of its own: `python benchmarks/run.py [NAME ...] [--reduced]`.
 
-`--reduced` takes a few minutes on two cores and writes `*_reduced.json`; other arguments go to every benchmark.
+All of them where none is named. `--reduced` takes about ten minutes on two cores and writes `*_reduced.json`; other
+flags go to every benchmark. `python -m benchmarks.report` then writes the tables of `docs/performance.md`. Other
+libraries take part where `make bench-peers` made their environment.
 """
 
 import subprocess
@@ -9,16 +11,28 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ("coupling", "arithmetic", "overhead")
+SPEED = ("layers", "circuits", "hmm", "sampling", "memory", "scaling", "compile_time")
+QUALITY = ("coupling", "arithmetic", "overhead")
+BENCHMARKS = (*QUALITY, *SPEED)
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Names of benchmarks, which come first, and flags."""
+    flags = next((n for n, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names = arguments[:flags]
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        raise SystemExit(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    return names or list(BENCHMARKS), arguments[flags:]
 
 
 def main(arguments: list[str]) -> int:
     """Exit status: the number of benchmarks that failed."""
+    names, flags = split(arguments)
     failed = []
-    for name in BENCHMARKS:
+    for name in names:
         print(f"\n=== {name} ===", flush=True)
         start = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT, check=False)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], cwd=ROOT, check=False)
         print(f"({name}: {time.monotonic() - start:.0f} s)", flush=True)
         failed += [name] if done.returncode else []
     if failed:
