@@ -60,14 +60,23 @@ def compare(
     checks: Sequence[Check],
     actions: Iterable[str],
     options: argparse.Namespace,
+    *,
+    checked_on: Workload | None = None,
 ) -> Results:
-    """All sides prepare the workload and are checked, then every action is a race. Sides that fail are named with
-    their error.
+    """All sides prepare the workload and are checked, on another one if that is given; then every action is a race.
+    Peers that fail are named with their error.
     """
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        sides = {c.name: side for c in contestants if (side := start(c, workload, options, absent, stack)) is not None}
+        sides = {
+            c.name: side
+            for c in contestants
+            if (side := start(c, checked_on or workload, options, absent, stack)) is not None
+        }
         agreement = {check.action: _check(check, sides) for check in checks}
+        if checked_on is not None:
+            for side in sides.values():
+                side.prepare(workload)
         timed = {
             action: _race(
                 [sides[c.name] for c in contestants if c.name in sides and action in c.actions], action, options
@@ -76,6 +85,7 @@ def compare(
         }
     print(f"{workload.name}: measured", file=sys.stderr)
     return {
+        "checked_on": (checked_on or workload).name,
         "largest_relative_difference": {name: found for name, found in agreement.items() if found is not None},
         "absent": absent,
         "milliseconds": {

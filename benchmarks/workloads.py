@@ -17,9 +17,8 @@ from pcircuits.structures import RegionGraph
 
 def w1(num_units: int, seed: int, *, batch: int = 128, side: int = 28) -> Workload:
     graph = pc.structures.quad_graph(side, side)
-    return circuit_workload(
-        f"w1, K={num_units}", graph, num_categories=256, num_units=num_units, layer="cp", batch=batch, seed=seed
-    )
+    name = f"w1, K={num_units}" + ("" if side == 28 else f", {side} x {side} pixels")
+    return circuit_workload(name, graph, num_categories=256, num_units=num_units, layer="cp", batch=batch, seed=seed)
 
 
 def w2(seed: int, *, batch: int = 512) -> Workload:
