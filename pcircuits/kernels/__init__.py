@@ -1,6 +1,11 @@
-"""Operations on bare tensors. This module is the one place that chooses an implementation."""
+"""Operations on bare tensors, each by the implementation that `choice.py` chooses for its arguments."""
 
-from pcircuits.kernels.dense_sum.reference import linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum
+from pcircuits.kernels.choice import chosen
+from pcircuits.kernels.dense_sum import reference as dense_sum
+from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+
+linear_sum = chosen(dense_sum.linear_sum)
+linear_sum_flow = chosen(dense_sum.linear_sum_flow)
 
 __all__ = ["finite", "linear_sum", "linear_sum_flow", "log_sum", "log_sum_flow", "logsumexp", "max_sum", "ratio"]

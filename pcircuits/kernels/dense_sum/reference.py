@@ -59,7 +59,7 @@ def linear_sum_flow(
     """
     share = ratio(flows, outputs)
     input_flows = values * linear_sum(weights.mT, share, None if gates is None else gates.mT)
-    return input_flows, weights * _outer(share, values, gates) if count else None
+    return input_flows, weights * outer_sum(share, values, gates) if count else None
 
 
 def log_sum_flow(
@@ -86,6 +86,18 @@ def log_sum_flow(
     return input_flows, torch.cat(counts, 1) if count else None
 
 
+def outer_sum(
+    outputs: Float[Tensor, "F B O"], values: Float[Tensor, "F B J"], gates: Float[Tensor, "F B G H"] | None = None
+) -> Float[Tensor, "F O J"]:
+    """`out[f,o,j] = sum_b gate outputs[f,b,o] values[f,b,j]`: what the expected counts are made of."""
+    if gates is None:
+        return torch.bmm(outputs.mT, values)
+    blocks = gates.shape[-1]
+    shares = _gated(outputs.unsqueeze(1).expand(-1, blocks, -1, -1), gates).flatten(0, 1)
+    parts = values.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
+    return torch.bmm(shares.mT, parts).unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2)
+
+
 def _partial_sums(weights: Tensor, values: Tensor, blocks: int) -> Float[Tensor, "F H B O"]:
     """The sum over each block of children by itself."""
     split = weights.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
@@ -96,16 +108,6 @@ def _partial_sums(weights: Tensor, values: Tensor, blocks: int) -> Float[Tensor,
 def _gated(partial: Float[Tensor, "F H B O"], gates: Float[Tensor, "F B G H"]) -> Float[Tensor, "F H B O"]:
     blocks = gates.shape[-2]
     return (partial.unflatten(-1, (blocks, -1)) * gates.permute(0, 3, 1, 2).unsqueeze(-1)).flatten(-2)
-
-
-def _outer(share: Tensor, values: Tensor, gates: Tensor | None) -> Float[Tensor, "F O J"]:
-    """`sum_b gate share[f,b,o] values[f,b,j]`."""
-    if gates is None:
-        return torch.bmm(share.mT, values)
-    blocks = gates.shape[-1]
-    shares = _gated(share.unsqueeze(1).expand(-1, blocks, -1, -1), gates).flatten(0, 1)
-    parts = values.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
-    return torch.bmm(shares.mT, parts).unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2)
 
 
 def _over_output_chunks(
