@@ -22,6 +22,7 @@ from pcircuits.properties import Properties, check
 from pcircuits.queries import MPE, Estimate, Moments, Projection, match_marginals, project_marginals
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
+from pcircuits.torch_distribution import CircuitDistribution
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Circuit",
+    "CircuitDistribution",
     "DataError",
     "Estimate",
     "Evidence",

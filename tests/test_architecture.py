@@ -31,7 +31,7 @@ ORDER = (
     ("layers",),
     ("evaluator",),
     ("statistics",),
-    ("queries", "posterior", "circuit", "hmm"),
+    ("queries", "posterior", "circuit", "hmm", "torch_distribution"),
     ("properties",),
     ("learning",),
     ("io", "interop", "plot", "testing", "tabular"),
