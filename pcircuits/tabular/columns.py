@@ -85,9 +85,13 @@ class Table:
         encoded, unknown = (np.stack(part, 1) for part in zip(*pairs, strict=True))
         return torch.from_numpy(encoded), unknown
 
-    def decode(self, encoded: torch.Tensor) -> Any:
-        """(B, D) variables as a table of the kind that was fitted."""
+    def decode(self, encoded: torch.Tensor, known: Any = None) -> Any:
+        """(B, D) variables as a table of the kind that was fitted; with the values of `known`, to the bit, where it has
+        some.
+        """
         columns = [c.decode(values) for c, values in zip(self.columns, encoded.numpy().T, strict=True)]
+        if known is not None:
+            columns = [_keep(column_of(known, n)[0], values) for n, values in enumerate(columns)]
         if self.frame is None:
             numeric = all(values.dtype.kind in "iufb" for values in columns)
             return np.stack([values.astype(np.float64 if numeric else object) for values in columns], 1)
@@ -152,6 +156,13 @@ def _fit_column(label: Label, dtype: Any, values: np.ndarray, categorical: bool)
         raise DataError(f"column {label!r} holds values that are not numbers; name it as categorical") from error
     spread = float(numbers.std())
     return Column(label, dtype, None, float(numbers.mean()), spread if spread > 0 else 1.0)
+
+
+def _keep(known: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    missing = is_missing(known)
+    if known.dtype.kind == "O" and filled.dtype.kind in "iufb":
+        known = np.where(missing, 0, known).astype(filled.dtype)
+    return np.where(missing, filled, known)
 
 
 def _as_dtype(values: np.ndarray, dtype: Any) -> Any:

@@ -134,10 +134,11 @@ class CircuitDensity(DensityMixin, BaseEstimator):
         """
         if method not in ("mean", "mpe", "sample"):
             raise DataError(f'`method` must be "mean", "mpe" or "sample", got {method!r}')
+        X = self._table_like(X, reset=False)
         encoded = self._known(X)
         generator = self._generator(random_state)
         filled = torch.cat([_complete(posterior, method, generator) for posterior in self._posteriors(encoded)])
-        return self.table_.decode(torch.where(encoded.isnan(), filled.double(), encoded))
+        return self.table_.decode(filled.double(), known=X)
 
     @available_if(_has_categories)
     def predict_proba(self, X: Any, column: Label | None = None) -> np.ndarray:
