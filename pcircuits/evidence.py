@@ -1,12 +1,13 @@
 """What is known of each variable: a value, nothing, or a non-negative weight per value."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from pcircuits.errors import EvidenceError, ShapeError
-from pcircuits.types import Bool, Float, Shaped, Tensor
+from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 
 
 class InputEvidence(NamedTuple):
@@ -19,10 +20,51 @@ class InputEvidence(NamedTuple):
     log_weights: Float[Tensor, "F B V"] | None
     latent: Float[Tensor, "F B K"] | None = None
     summed: Bool[Tensor, "F B"] | None = None
+    weighted_values: Int[Tensor, "F B W"] | None = None
+    memory: "Memory | None" = None
 
     @property
     def soft(self) -> Bool[Tensor, "F B"]:
         return torch.zeros_like(self.observed) if self.log_weights is None else ~self.observed
+
+    def recall(self, table: Tensor) -> "Known | None":
+        """Values of this table's units under the same weights, of no fewer positions, from an earlier call."""
+        known = None if self.memory is None else self.memory.known
+        if known is None or known.table is not table or known.version != self._version:
+            return None
+        assert self.log_weights is not None
+        constant = not (torch.is_grad_enabled() and (table.requires_grad or self.log_weights.requires_grad))
+        return known if constant and not (self.soft & ~known.soft).any() else None
+
+    def remember(self, table: Tensor, values: Float[Tensor, "F B K"], scale: Float[Tensor, "F B"]) -> "Known":
+        """Keeps the values for evidence that observes more of the same variables."""
+        known = Known(table, self._version, self.soft, values, scale)
+        if self.memory is not None and not (values.requires_grad or self._version < 0):
+            self.memory.known = known
+        return known
+
+    @property
+    def _version(self) -> int:
+        """Changes when the weights are changed in place; negative where that is not told."""
+        weights = self.log_weights
+        return -1 if weights is None or weights.is_inference() else weights._version
+
+
+class Known(NamedTuple):
+    """Linear values of a table's units under soft evidence, where `soft`, and the log of their scale."""
+
+    table: Tensor
+    version: int
+    soft: Bool[Tensor, "F B"]
+    values: Float[Tensor, "F B K"]
+    scale: Float[Tensor, "F B"]
+
+
+@dataclass
+class Memory:
+    """Of one input level: at a language model's vocabulary these values cost more than everything else."""
+
+    known: Known | None = None
 
 
 class Evidence:
@@ -36,6 +78,8 @@ class Evidence:
         log_weights: (B, D, V) natural logarithms of non-negative weights of discrete values (soft or virtual evidence,
             Pearl 1988). `-inf` is allowed;
             they need not be normalised, and their scale is part of the log evidence. All zeros is the same as missing.
+        weighted_values: (B, D, W) the W different values that `log_weights` (B, D, W) belong to at each position; all
+            other values there have weight zero. Left out: `log_weights` is of all V values.
         latent: (B, D, K) log potentials of the K units of each variable's input regions, evidence of the latent
             variable that they stand for (Li et al. 2026, equation 10). `-inf` is allowed; zeros say nothing.
         gates: (B, D, G, G) log factors of the weights of the sums right above each variable's input, block by block:
@@ -54,6 +98,7 @@ class Evidence:
         *,
         observed: Bool[Tensor, "B D"] | None = None,
         log_weights: Float[Tensor, "B D V"] | None = None,
+        weighted_values: Int[Tensor, "B D W"] | None = None,
         latent: Float[Tensor, "B D K"] | None = None,
         gates: Float[Tensor, "B D G G"] | None = None,
     ) -> None:
@@ -77,16 +122,18 @@ class Evidence:
             )
         if log_weights is not None:
             _require_weights(log_weights, values)
-            used = log_weights.detach().masked_fill(observed.unsqueeze(-1), 0.0)
-            if (bad := used.isnan() | used.isposinf()).any():
+            peak = log_weights.detach().amax(-1)  # NaN where one is
+            if (bad := (peak.isnan() | peak.isposinf()) & ~observed).any():
                 raise EvidenceError(
                     f"`log_weights` has NaN or +inf at unobserved positions in batch rows {rows_of(bad)}"
                 )
+        _require_weighted(weighted_values, log_weights, observed)
         _require_potentials("latent", latent, values, "K")
         _require_potentials("gates", gates, values, "G, G")
         self.values, self.observed, self.log_weights = values, observed, log_weights
-        self.latent, self.gates = latent, gates
+        self.weighted_values, self.latent, self.gates = weighted_values, latent, gates
         self.summed: Bool[Tensor, "B D"] | None = None
+        self._memory: dict[tuple[int, ...], Memory] = {}
 
     @classmethod
     def from_nan(cls, values: Float[Tensor, "B D"]) -> "Evidence":
@@ -123,8 +170,12 @@ class Evidence:
         return self._each(lambda x: x.expand(n, *x.shape).flatten(0, 1))
 
     def replace(self, **fields: Tensor | None) -> "Evidence":
-        """With other `values`, `observed` or `log_weights` and the same latent potentials and gates."""
-        kept = {"values": self.values, "observed": self.observed, "log_weights": self.log_weights}
+        """With other `values`, `observed` or weights and the same latent potentials and gates. `log_weights` are of all
+        values unless `weighted_values` come with them.
+        """
+        kept: dict[str, Tensor | None] = {"values": self.values, "observed": self.observed}
+        if "log_weights" not in fields:
+            kept |= {"log_weights": self.log_weights, "weighted_values": self.weighted_values}
         evidence = Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)
         evidence.summed = self.summed
         return evidence
@@ -133,6 +184,15 @@ class Evidence:
         """The same evidence; maximisation sums these variables out where they are not observed (None: no variable)."""
         evidence = self._each(lambda x: x)
         evidence.summed = variables
+        return evidence
+
+    def observe(self, values: Shaped[Tensor, "B D"], observed: Bool[Tensor, "B D"]) -> "Evidence":
+        """With these observations; what is known of all other variables stays, and what was worked out for them."""
+        if (self.observed & ~observed).any():
+            return self.replace(values=values, observed=observed)
+        evidence = self.replace(values=values, observed=observed, log_weights=None)  # its weights are known to be fit
+        evidence.log_weights, evidence.weighted_values = self.log_weights, self.weighted_values
+        evidence._memory = self._memory
         return evidence
 
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
@@ -145,6 +205,8 @@ class Evidence:
             None if self.log_weights is None else self.log_weights.transpose(0, 1)[index],
             None if self.latent is None else self.latent.transpose(0, 1)[index],
             None if self.summed is None else self.summed.T[index],
+            None if self.weighted_values is None else self.weighted_values.transpose(0, 1)[index],
+            self._memory.setdefault(tuple(variables), Memory()),
         )
 
     def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:
@@ -158,11 +220,13 @@ class Evidence:
         """Every field changed alike; nothing is validated again."""
         evidence = type(self).__new__(type(self))
         for name, value in vars(self).items():
-            setattr(evidence, name, None if value is None else change(value))
+            setattr(evidence, name, change(value) if isinstance(value, Tensor) else None)
+        evidence._memory = {}
         return evidence
 
     def __repr__(self) -> str:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
+        soft += "" if self.weighted_values is None else " of more"
         share = f"{self.observed.float().mean():.0%} observed"
         more = "".join(f", {name}" for name in ("latent", "gates") if getattr(self, name) is not None)
         return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft}{more})"
@@ -192,6 +256,17 @@ def _require_weights(log_weights: object, values: Tensor | None) -> None:
         raise ShapeError(f"`log_weights` must have shape {(*values.shape, 'V')}, got {tuple(log_weights.shape)}")
     if log_weights.shape[0] == 0:
         raise ShapeError("`log_weights` has an empty batch; at least one sample is needed")
+
+
+def _require_weighted(ids: object, log_weights: Tensor | None, observed: Tensor) -> None:
+    if ids is None:
+        return
+    shape = None if log_weights is None else log_weights.shape
+    if not isinstance(ids, Tensor) or ids.dtype != torch.long or ids.shape != shape:
+        raise ShapeError(f"`weighted_values` must be int64 of the shape of `log_weights`, {shape}; got {describe(ids)}")
+    ordered = ids.sort(-1).values
+    if (bad := (ordered[..., 1:] == ordered[..., :-1]).any(-1) & ~observed).any():
+        raise EvidenceError(f"`weighted_values` names a value twice in batch rows {rows_of(bad)}")
 
 
 def _require_potentials(name: str, potentials: object, values: Tensor, axes: str) -> None:

@@ -116,21 +116,29 @@ class Posterior:
         return Estimate.of(-self.log_prob(self.sample(n, generator=generator)))
 
     def sample(
-        self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0
+        self,
+        n: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        variables: Bool[Tensor, "B D"] | None = None,
     ) -> Shaped[Tensor, "N B D"]:
         """`n` joint samples of all variables given the evidence, (n, B, D).
 
         `temperature` sharpens each variable's distribution given the latent path, `p(x | z)^(1/temperature)`, the path
         itself being drawn exactly (latent-variable sampling, Li et al. 2026, Sec. 5.1). At 0 each variable takes its
-        mode given the path.
+        mode given the path. With `variables` only these are drawn, jointly and the others summed out; what stands in
+        the others' place means nothing.
         """
-        self._possible()
+        shape = self._possible().values.shape
+        if variables is not None and (variables.dtype != torch.bool or variables.shape != shape):
+            raise ShapeError(f"`variables` must be a bool tensor of shape {tuple(shape)}, got {describe(variables)}")
         if not isinstance(n, int) or n < 1:
             raise ShapeError(f"`n` must be a positive integer, got {n!r}")
         if not (temperature >= 0.0 and temperature < float("inf")):
             raise ShapeError(f"`temperature` must be finite and at least 0, got {temperature!r}")
         with torch.no_grad():
-            return queries.sample(self._evaluation, n, generator, temperature)
+            return queries.sample(self._evaluation, n, generator, temperature, variables)
 
     def mpe(self) -> MPE:
         """A most probable completion of the evidence, its log probability `log p(x | evidence)`, and whether it is

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pcircuits as pc
-from pcircuits_diffusion.coupling import COUPLINGS, CoupledPosterior, CouplingOptions
+from pcircuits_diffusion.coupling import COUPLINGS, CoupledPosterior, CouplingOptions, Targets
 from pcircuits_diffusion.modulation import MODULATIONS, Modulation, Potentials
 
 
@@ -21,6 +21,10 @@ class CoupledHead(nn.Module):
         sweeps: of the iterative fitting of "projected"; with a `tolerance`, at most.
         tolerance: total variation from the backbone's marginals at which "projected" has converged; None: `sweeps` are
             made, whatever they reach.
+        sweep_tokens: tokens of each position that the sweeps of "projected" fit one by one, all others together; None:
+            all are fitted. With a large vocabulary a sweep then costs no more than "corrected".
+        top_k: each position's so many likeliest tokens are given a weight, the others none, and the posterior tells
+            their `lost_mass`; None: all, which is exact.
         modulation: what the backbone's hidden states say of the circuit: "none" (the paper), "latent" (potentials of
             its latent variables, App. E.1) or "parameter" (gates on its parameters, App. E.2).
         hidden_size: of the backbone's hidden states, for modulations.
@@ -45,6 +49,8 @@ class CoupledHead(nn.Module):
         coupling: str = "projected",
         sweeps: int = 1,
         tolerance: float | None = None,
+        sweep_tokens: int | None = None,
+        top_k: int | None = None,
         modulation: str = "none",
         hidden_size: int | None = None,
         modulation_options: Mapping[str, int] | None = None,
@@ -69,7 +75,9 @@ class CoupledHead(nn.Module):
             raise pc.ParameterError(f"`tolerance` must be positive or None, got {tolerance!r}")
         if not isinstance(learn_exponents, int) or learn_exponents < 0:
             raise pc.ParameterError(f"`learn_exponents` must be a number of mask ratios, got {learn_exponents!r}")
+        _require_tokens(coupling, tolerance, sweep_tokens, top_k)
         self.prior, self.coupling, self.sweeps, self.tolerance = prior, coupling, sweeps, tolerance
+        self.sweep_tokens, self.top_k = sweep_tokens, top_k
         self.sharpen, self.gamma, self.differentiate_weights = sharpen, gamma, differentiate_weights
         self.exponents = nn.Parameter(torch.ones(2, max(1, learn_exponents)), requires_grad=learn_exponents > 0)
         self.modulation: Modulation | None = None
@@ -86,6 +94,8 @@ class CoupledHead(nn.Module):
             "coupling": self.coupling,
             "sweeps": self.sweeps,
             "tolerance": self.tolerance,
+            "sweep_tokens": self.sweep_tokens,
+            "top_k": self.top_k,
             "modulation": next(k for k, v in MODULATIONS.items() if v is (modulation and type(modulation))),
             "hidden_size": modulation and modulation.hidden_size,
             "modulation_options": modulation and {"width": modulation.width, "blocks": modulation.blocks},
@@ -128,15 +138,15 @@ class CoupledHead(nn.Module):
         """
         self._validate(logits, hidden_states, tokens, mask)
         tokens = torch.where(mask, 0, tokens)
-        log_targets = (logits.to(self.prior.dtype) / self.sharpen).masked_fill(~mask.unsqueeze(-1), 0.0).log_softmax(-1)
+        targets = Targets.of(logits, mask, sharpen=self.sharpen, top_k=self.top_k, dtype=self.prior.dtype)
         with torch.autocast(logits.device.type, enabled=False):
             potentials = Potentials()
             if self.modulation is not None and hidden_states is not None:
                 potentials = self.modulation(hidden_states, mask)
             given = pc.Evidence(tokens, observed=~mask, latent=potentials.latent, gates=potentials.gates)
-            weights = COUPLINGS[self.coupling](self.prior, log_targets, given, self._coupling_options(mask))
-            posterior = self.prior.condition(given.replace(log_weights=weights))
-        return CoupledPosterior(posterior, log_targets, mask, potentials)
+            evidence = COUPLINGS[self.coupling](self.prior, targets, given, self._coupling_options(mask))
+            posterior = self.prior.condition(evidence)
+        return CoupledPosterior(posterior, targets, potentials)
 
     def _coupling_options(self, mask: Tensor) -> CouplingOptions:
         """With each row's exponents at its mask ratio."""
@@ -144,8 +154,9 @@ class CoupledHead(nn.Module):
         place = mask.to(self.exponents.dtype).mean(-1) * intervals
         below = place.floor().clamp(max=max(0, intervals - 1)).long()
         above = (below + 1).clamp(max=intervals)
-        a, b = torch.lerp(self.exponents[:, below], self.exponents[:, above], place - below).view(2, -1, 1, 1)
-        return CouplingOptions(a, b, self.sweeps, self.tolerance, self.differentiate_weights)
+        of_rows = torch.lerp(self.exponents[:, below], self.exponents[:, above], place - below)
+        a, b = of_rows[:, mask.nonzero(as_tuple=True)[0]].unsqueeze(-1)
+        return CouplingOptions(a, b, self.sweeps, self.tolerance, self.sweep_tokens, self.differentiate_weights)
 
     def active(self, mask: Tensor) -> Tensor:
         """(B,) rows whose share of masked positions is at most gamma: each row for itself."""
@@ -167,13 +178,17 @@ class CoupledHead(nn.Module):
                 raise pc.ShapeError(f"`{name}` must have shape {tuple(logits.shape[:2])}, got {tuple(tensor.shape)}")
         if mask.dtype != torch.bool:
             raise pc.ShapeError(f"`mask` must be bool, True where a token is to be predicted; got {mask.dtype}")
-        used = logits.detach().masked_fill(~mask.unsqueeze(-1), 0.0)
-        if (bad := used.isnan() | used.isposinf()).any() or (bad := used.isneginf().all(-1)).any():
-            rows = bad.flatten(1).any(1).nonzero().flatten()[:8].tolist()
-            raise pc.EvidenceError(
-                f"`logits` are NaN, +inf, or exclude every token at masked positions of batch rows {rows}"
-            )
 
     def extra_repr(self) -> str:
-        shown = ("coupling", "sweeps", "tolerance", "sharpen", "gamma")
+        shown = ("coupling", "sweeps", "tolerance", "sweep_tokens", "top_k", "sharpen", "gamma")
         return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+
+
+def _require_tokens(coupling: str, tolerance: float | None, sweep_tokens: int | None, top_k: int | None) -> None:
+    """Raises unless numbers of tokens are positive and belong together."""
+    for name, value in {"sweep_tokens": sweep_tokens, "top_k": top_k}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise pc.ParameterError(f"`{name}` must be a positive number of tokens or None, got {value!r}")
+    chosen = [n for n, v in {"tolerance": tolerance, "sweep_tokens": sweep_tokens, "top_k": top_k}.items() if v]
+    if coupling == "projected" and len(chosen) > 1:
+        raise pc.ParameterError(f"'projected' can have one of {' and '.join(chosen)}")

@@ -55,7 +55,7 @@ def test_a_walk_through_a_tree_is_one_evaluation_a_variable(
     module = sys.modules[pc.match_marginals.__module__]
     calls: list[int] = []
     original = module._refit
-    monkeypatch.setattr(module, "_is_tree", lambda plan: False)
+    monkeypatch.setattr(module, "is_tree", lambda plan: False)
     monkeypatch.setattr(module, "_refit", lambda *a: (calls.append(a[-1]), original(*a))[1])
     refitted = circuit.condition(pc.match_marginals(circuit, evidence, targets, sweeps=sweeps))
     assert calls == [0, 1, 2, 3] * sweeps, "a tree must not be evaluated for every variable, other circuits must"

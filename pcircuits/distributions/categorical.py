@@ -22,11 +22,11 @@ class Categorical(Discrete):
             raise ParameterError(f"`num_categories` must be a positive integer, got {self.num_categories!r}")
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        weights = 0.1 + 0.9 * torch.rand(groups, units, self.num_categories, generator=generator)
-        return self.from_table(weights / weights.sum(-1, keepdim=True))
+        weights = torch.rand(groups, units, self.num_categories, generator=generator).mul_(0.9).add_(0.1)
+        return {"logits": weights.div_(weights.sum(-1, keepdim=True)).log_()}  # in place: a vocabulary's table is large
 
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
         return parameters["logits"].log_softmax(-1)
 
     def from_table(self, table: Float[Tensor, "G K V"]) -> dict[str, Tensor]:
-        return {"logits": table.clamp_min(LEAST_PROBABILITY).log()}
+        return {"logits": table.clamp_min(LEAST_PROBABILITY).log_()}

@@ -2,27 +2,123 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
 from pcircuits.errors import EvidenceError
-from pcircuits.evidence import InputEvidence, rows_of
+from pcircuits.evidence import InputEvidence, Known, rows_of
 from pcircuits.kernels import finite, logsumexp, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 22
+_LIKELIEST = 256  # values whose weights usually hold the maximum, so that the others need not be looked at
 
 
 class Table(NamedTuple):
-    """`log[g,k,v] = log p(v | unit k)`; `linear[g,v,k]` the same as probabilities, transposed for gathers and
-    products.
+    """`linear[g,v,k] = p(v | unit k)`, transposed for gathers and products.
+
+    Logarithms, which tell apart what underflows there, are worked out where they are asked for: a table of a language
+    model is held once.
     """
 
-    log: Float[Tensor, "G K V"]
     linear: Float[Tensor, "G V K"]
+    family: "Discrete"
+    parameters: dict[str, Tensor]
+    support: Bool[Tensor, "G K V"] | None
+
+    @property
+    def log(self) -> Float[Tensor, "G K V"]:
+        """`log[g,k,v] = log p(v | unit k)`."""
+        return self.log_of(slice(None), slice(None))
+
+    def log_of(self, groups: Any, units: Any) -> Float[Tensor, "G U V"]:
+        """Those of some units of every group."""
+        shape = (self.linear.shape[0], self.linear.shape[2], -1)
+        support = None if self.support is None else self.support.expand(shape)[groups, units]
+        return self.family.masked_log_table({k: p[groups, units] for k, p in self.parameters.items()}, support)
+
+    def log_rows(self, groups: Int[Tensor, " M"], units: Int[Tensor, " M"]) -> Float[Tensor, "M V"]:
+        """One row a pair of group and unit."""
+        return self.log_of(groups.unsqueeze(0), units.unsqueeze(0))[0]
+
+    def log_chunks(self) -> Iterator[Float[Tensor, "G U V"]]:
+        """All units, some at a time."""
+        groups, categories, units = self.linear.shape
+        return (self.log_of(slice(None), part) for part in _chunks(units, groups * categories))
+
+
+class Soft(NamedTuple):
+    """The weights of M positions with soft evidence: of all values, or of the W in `ids`, the others' being zero."""
+
+    where: tuple[Int[Tensor, " M"], Int[Tensor, " M"]]
+    log_weights: Float[Tensor, "M W"]
+    ids: Int[Tensor, "M W"] | None
+
+    @classmethod
+    def of(cls, evidence: InputEvidence, categories: int) -> "Soft":
+        """No position that is observed is touched."""
+        assert evidence.log_weights is not None
+        where = _places(evidence.soft)
+        if evidence.weighted_values is not None:
+            return cls(where, evidence.log_weights[where], evidence.weighted_values[where])
+        return cls(where, evidence.log_weights[where][:, :categories], None)
+
+    def linear(self, dtype: torch.dtype) -> tuple[Float[Tensor, "M W"], Float[Tensor, " M"]]:
+        """Weights divided by the largest, and that one's logarithm in float64."""
+        peak = finite(self.log_weights.detach().amax(-1, keepdim=True))
+        return (self.log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
+
+    def sum(self, weights: Float[Tensor, "M W"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "M K"]:
+        """`sum_v weights[m,v] table[g,v]`: one matrix product over the positions that have weights, or one a group."""
+        if self.ids is not None:
+            parts = zip(weights.split(self._step(table)), self._gathered(table, rows), strict=True)
+            return torch.cat([torch.bmm(w.unsqueeze(1), t).squeeze(1) for w, t in parts])
+        if len(table) == 1:
+            return weights @ table[0]
+        return self._each_row(weights, table, rows)
+
+    def spread(self, shares: Float[Tensor, "M K"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "M W"]:
+        """`sum_k shares[m,k] table[g,v,k]` of the values that have weights."""
+        if self.ids is not None:
+            parts = zip(shares.split(self._step(table)), self._gathered(table, rows), strict=True)
+            return torch.cat([torch.bmm(t, s.unsqueeze(-1)).squeeze(-1) for s, t in parts])
+        if len(table) == 1:
+            return shares @ table[0].mT
+        return self._each_row(shares, table.mT, rows)
+
+    def dense(self, x: Float[Tensor, "M W"], categories: int, absent: float) -> Float[Tensor, "M V"]:
+        """Of all values; `absent` where there is no weight."""
+        if self.ids is None:
+            return x
+        return x.new_full((len(x), categories), absent).scatter(-1, self.ids, x)
+
+    def _each_row(self, x: Float[Tensor, "M I"], table: Float[Tensor, "G I O"], rows: Rows) -> Float[Tensor, "M O"]:
+        sizes = torch.bincount(self.where[0], minlength=len(rows))
+        if (sizes == sizes[0]).all():
+            return torch.bmm(x.view(len(rows), -1, x.shape[-1]), table[rows]).flatten(0, 1)
+        parts = x.split(sizes.tolist())
+        return torch.cat([part @ table[row] for part, row in zip(parts, rows.tolist(), strict=True)])
+
+    def outer(self, x: Float[Tensor, "M I"], y: Float[Tensor, "M O"], rows: Rows, groups: int) -> Tensor:
+        """`sum_m x[m] y[m]` of each group's positions, (G, I, O)."""
+        if groups == 1:
+            return (x.mT @ y).unsqueeze(0)
+        sizes = torch.bincount(self.where[0], minlength=len(rows)).tolist()
+        parts = torch.stack([a.mT @ b for a, b in zip(x.split(sizes), y.split(sizes), strict=True)])
+        return parts.new_zeros(groups, *parts.shape[1:]).index_add(0, rows, parts)
+
+    def _step(self, table: Tensor) -> int:
+        assert self.ids is not None
+        return max(1, _CHUNK_ELEMENTS // max(1, self.ids.shape[1] * table.shape[-1]))
+
+    def _gathered(self, table: Float[Tensor, "G V K"], rows: Rows) -> Iterator[Float[Tensor, "N W K"]]:
+        assert self.ids is not None
+        index = rows[self.where[0]].unsqueeze(-1) * table.shape[1] + self.ids
+        flat = table.flatten(0, 1)
+        return (flat[part] for part in index.split(self._step(table)))
 
 
 class Discrete(InputFamily):
@@ -40,12 +136,28 @@ class Discrete(InputFamily):
     def from_table(self, table: Float[Tensor, "G K V"]) -> dict[str, Tensor]:
         """Unconstrained parameters with these probabilities."""
 
-    def prepare(self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None) -> Table:
+    def masked_log_table(
+        self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None
+    ) -> Float[Tensor, "G K V"]:
+        """Log probabilities, normalised over the support."""
         log = self.log_table(parameters)
-        if support is not None:
-            log = torch.where(support, log, -torch.inf)
-            log = log - finite(log.logsumexp(-1, keepdim=True))
-        return Table(log, log.exp().mT.contiguous())
+        if support is None:
+            return log
+        log = torch.where(support, log, -torch.inf)
+        return log - finite(log.logsumexp(-1, keepdim=True))
+
+    def prepare(self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None) -> Table:
+        if torch.is_grad_enabled():
+            linear = self.masked_log_table(parameters, support).exp().mT.contiguous()
+            return Table(linear, self, parameters, support)
+        fixed = {name: p.detach() for name, p in parameters.items()}
+        first = next(iter(fixed.values()))
+        table = Table(first.new_empty(len(first), self.num_categories, first.shape[1]), self, fixed, support)
+        done = 0
+        for log in table.log_chunks():
+            table.linear[:, :, done : done + log.shape[1]] = log.exp_().mT
+            done += log.shape[1]
+        return table
 
     def dtype_of(self, prepared: Table) -> torch.dtype:
         return prepared.linear.dtype
@@ -61,7 +173,13 @@ class Discrete(InputFamily):
                 f"variable {variables[row]} is {self!r}: values must be integers in 0..{categories - 1}, "
                 f"got {values[row][bad[row]][0].item():g} in batch rows {rows_of(bad.any(0))}"
             )
-        if evidence.log_weights is not None and evidence.log_weights.shape[-1] < categories:
+        if (ids := evidence.weighted_values) is not None:
+            if (bad := ((ids < 0) | (ids >= categories)).any(-1) & evidence.soft).any():
+                raise EvidenceError(
+                    f"`weighted_values` must be in 0..{categories - 1} for {self!r}; they are not in batch rows "
+                    f"{rows_of(bad.any(0))}"
+                )
+        elif evidence.log_weights is not None and evidence.log_weights.shape[-1] < categories:
             raise EvidenceError(
                 f"`log_weights` covers {evidence.log_weights.shape[-1]} values, but {self!r} needs {categories}"
             )
@@ -76,45 +194,56 @@ class Discrete(InputFamily):
             values = torch.where(hard.unsqueeze(-1), values, 1.0)
         if not soft.any():
             return values, scale
-        if len(prepared.linear) > 1:
-            weights, peak = self._linear_weights(evidence, prepared.linear.dtype)
-            return torch.where(soft.unsqueeze(-1), _apply(prepared.linear, rows, weights), values), peak
-        # tied rows: one product over the positions that have weights, and no others
-        assert evidence.log_weights is not None
-        where = soft.nonzero(as_tuple=True)
-        weights, peak = self._peak_one(evidence.log_weights[where][:, : self.num_categories], prepared.linear.dtype)
-        return values.index_put(where, weights @ prepared.linear[0]), scale.index_put(where, peak)
+        found = self._soft_values(prepared, rows, evidence)
+        return torch.where(soft.unsqueeze(-1), found.values, values), torch.where(soft, found.scale, scale)
+
+    def _soft_values(self, prepared: Table, rows: Rows, evidence: InputEvidence) -> Known:
+        """Linear values where there are weights: those worked out before, for no fewer positions, if there are."""
+        if (known := evidence.recall(prepared.linear)) is not None:
+            return known
+        soft = Soft.of(evidence, self.num_categories)
+        weights, peak = soft.linear(prepared.linear.dtype)
+        values = soft.sum(weights, prepared.linear, rows)
+        full = values.new_zeros(*evidence.values.shape, values.shape[-1]).index_put(soft.where, values)
+        scale = peak.new_zeros(evidence.values.shape).index_put(soft.where, peak)
+        return evidence.remember(prepared.linear, full, scale)
 
     def log_values(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, maximise: bool
     ) -> Float[Tensor, "F B K"]:
-        log, integers = prepared.log.double(), self._integers(evidence)
-        values = _gather(log.mT, rows, integers)
-        free = log.amax(-1) if maximise else log.logsumexp(-1)
-        values = torch.where(evidence.observed.unsqueeze(-1), values, free[rows].unsqueeze(1))
-        if evidence.soft.any():
-            weighted = torch.stack([self._log_reduce(log[g], w, maximise) for g, w in self._soft_rows(rows, evidence)])
-            values = torch.where(evidence.soft.unsqueeze(-1), weighted, values)
-        return values
+        integers, hard = self._integers(evidence), evidence.observed.unsqueeze(-1)
+        groups = self._by_group(prepared, rows, evidence) if evidence.soft.any() else []
+        found = []
+        for log in (part.double() for part in prepared.log_chunks()):
+            free = log.amax(-1) if maximise else log.logsumexp(-1)
+            values = torch.where(hard, _gather(log.mT, rows, integers), free[rows].unsqueeze(1))
+            for group, soft, likeliest in groups:
+                reduced = _log_maximum(log[group], soft, likeliest) if maximise else _log_sum(log[group], soft)
+                values = values.index_put(soft.where, reduced)
+            found.append(values)
+        return torch.cat(found, -1)
 
     def posterior(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "F B V"]:
-        hard, total = evidence.observed.unsqueeze(-1), flows.sum(-1, keepdim=True)
-        certain = torch.nn.functional.one_hot(self._integers(evidence), self.num_categories).to(flows.dtype) * total
+        hard = evidence.observed
+        certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
+        found = flows.new_zeros(*hard.shape, self.num_categories)
+        found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
         if hard.all():
-            return certain
+            return found
+        free = self._free(evidence)
         if exact:
-            free = torch.stack([share.sum(1) for share in self._shares(prepared, rows, evidence, flows)])
-        else:
-            weights, shares = self._weights_and_ratio(prepared, rows, evidence, flows)
-            free = weights * _apply(prepared.linear.mT, rows, shares)
-        return torch.where(hard, certain, free)
+            parts = [part.sum(1) for part in self._shares(prepared, rows, free, flows)]
+            return found.index_put_(free.where, sum(parts[1:], parts[0]))
+        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
+        spread = free.spread(shares, prepared.linear, rows)
+        return found.index_put_(free.where, free.dense(spread * weights, self.num_categories, 0.0))
 
     def statistics(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> dict[str, Tensor]:
-        groups, units, categories = prepared.log.shape
+        groups, categories, units = prepared.linear.shape
         hard = evidence.observed.unsqueeze(-1)
         index = (rows.unsqueeze(1) * categories + self._integers(evidence)).flatten()
         counts = flows.new_zeros(groups * categories, units).index_add(
@@ -129,27 +258,46 @@ class Discrete(InputFamily):
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "G K V"]:
         """Expected counts of the values that the evidence leaves open."""
+        groups, categories, units = prepared.linear.shape
         if evidence.log_weights is None:
             # tied rows share a table: their flows are added up, not tables of counts
-            reached = flows.new_zeros(prepared.log.shape[:2]).index_add(0, rows, flows.sum(1))
-            return reached.unsqueeze(-1) * prepared.log.exp().to(flows.dtype)
+            reached = flows.new_zeros(groups, units).index_add(0, rows, flows.sum(1))
+            return reached.unsqueeze(-1) * prepared.linear.mT.to(flows.dtype)
+        free = self._free(evidence)
+        of_group = rows[free.where[0]]
         if exact:
-            per_row = torch.stack([share.sum(0) for share in self._shares(prepared, rows, evidence, flows)])
-        else:
-            weights, shares = self._weights_and_ratio(prepared, rows, evidence, flows)
-            per_row = prepared.log[rows].exp() * torch.bmm(shares.mT, weights)
-        return flows.new_zeros(prepared.log.shape).index_add(0, rows, per_row)
+            parts = [
+                flows.new_zeros(groups, *part.shape[1:]).index_add(0, of_group, part)
+                for part in self._shares(prepared, rows, free, flows)
+            ]
+            return torch.cat(parts, 1)
+        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
+        assert isinstance(weights, Tensor)
+        weights = free.dense(weights, categories, 0.0)
+        return free.outer(shares, weights, rows, groups) * prepared.linear.mT
+
+    def _free(self, evidence: InputEvidence) -> Soft:
+        """The weights of what is not observed; one each where nothing is known."""
+        if evidence.log_weights is not None:
+            return Soft.of(evidence, self.num_categories)
+        where = _places(~evidence.observed)
+        nothing = torch.zeros((), device=evidence.values.device)
+        return Soft(where, nothing.expand(len(where[0]), self.num_categories), None)
 
     def _weights_and_ratio(
-        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        weights = self._linear_weights(evidence, flows.dtype)[0]
-        return weights, ratio(flows, _apply(prepared.linear, rows, weights))
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, free: Soft, flows: Tensor
+    ) -> tuple[Float[Tensor, "M W"] | float, Float[Tensor, "M K"]]:
+        """Weights, and flows over the values that they gave."""
+        if evidence.log_weights is None:
+            return 1.0, flows[free.where]
+        known, (weights, peak) = self._soft_values(prepared, rows, evidence), free.linear(flows.dtype)
+        rescale = (peak - known.scale[free.where]).exp().to(flows.dtype).unsqueeze(-1)
+        return weights, ratio(flows[free.where], known.values[free.where].to(flows.dtype)) * rescale
 
     def maximise(
         self, prepared: Table, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None
     ) -> dict[str, Tensor]:
-        old = prepared.log.exp()
+        old = prepared.linear.mT
         return self.from_table(smooth.probabilities(statistics["counts"].to(old.dtype), old, support))
 
     def sample(
@@ -162,16 +310,24 @@ class Discrete(InputFamily):
         generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
         row, batch, unit = picks
-        log = prepared.log[rows[row], unit]
-        if evidence.log_weights is not None:
-            log = log + evidence.log_weights[row, batch, : self.num_categories].to(log.dtype)
-        if temperature == 0.0:
-            drawn = log.argmax(-1)
-        else:
-            drawn = draw(((log - log.amax(-1, keepdim=True)) / temperature).exp(), generator)
-        return torch.where(evidence.observed[row, batch], self._integers(evidence)[row, batch], drawn)
+        drawn = self._integers(evidence)[row, batch]
+        free = (~evidence.observed[row, batch]).nonzero().squeeze(-1)
+        for part in free.split(max(1, _CHUNK_ELEMENTS // (8 * self.num_categories))):
+            cells = (row[part], batch[part])
+            log, ids = prepared.log_rows(rows[cells[0]], unit[part]), None
+            if evidence.log_weights is not None:
+                if evidence.weighted_values is not None:
+                    ids = evidence.weighted_values[cells]
+                    log = log.gather(-1, ids)
+                log = log + evidence.log_weights[cells][:, : log.shape[-1]].to(log.dtype)
+            found = _draw(log, temperature, generator)
+            drawn[part] = found if ids is None else ids.gather(-1, found.unsqueeze(-1)).squeeze(-1)
+        return drawn
 
     def overlap(self, prepared: Table, rows: Rows) -> Bool[Tensor, "F K K"]:
+        if prepared.linear.min() > 0:
+            units = prepared.linear.shape[-1]
+            return torch.ones(1, 1, 1, dtype=torch.bool, device=rows.device).expand(len(rows), units, units)
         possible = (prepared.linear > 0).to(torch.float32)
         return (possible.mT @ possible > 0)[rows]
 
@@ -189,51 +345,72 @@ class Discrete(InputFamily):
     def _integers(self, evidence: InputEvidence) -> Int[Tensor, "F B"]:
         return torch.where(evidence.observed, evidence.values, 0).long()
 
-    def _linear_weights(self, evidence: InputEvidence, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weights with maximum one (one everywhere where missing), and the log of their scale in float64."""
-        if evidence.log_weights is None:
-            ones = torch.ones((), dtype=dtype, device=evidence.values.device)
-            return ones.expand(*evidence.values.shape, self.num_categories), evidence.values.new_zeros(
-                1, dtype=torch.float64
-            )
-        log_weights = evidence.log_weights[..., : self.num_categories].masked_fill(evidence.observed.unsqueeze(-1), 0.0)
-        return self._peak_one(log_weights, dtype)
+    def _by_group(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence
+    ) -> list[tuple[int, Soft, tuple[Tensor, Tensor]]]:
+        """The weights, in float64, of the positions that share a parameter row, and the likeliest of them."""
+        soft, found = Soft.of(evidence, self.num_categories), []
+        of_group = rows[soft.where[0]]
+        for group in range(len(prepared.linear)):
+            mine = (of_group == group).nonzero().squeeze(-1)
+            ids = None if soft.ids is None else soft.ids[mine]
+            part = Soft((soft.where[0][mine], soft.where[1][mine]), soft.log_weights[mine].double(), ids)
+            likeliest = part.log_weights.topk(min(_LIKELIEST + 1, part.log_weights.shape[-1]), -1)
+            found.append((group, part, likeliest))
+        return [entry for entry in found if len(entry[1].log_weights)]
 
-    @staticmethod
-    def _peak_one(
-        log_weights: Float[Tensor, "... V"], dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "... V"], Float[Tensor, "..."]]:
-        """Linear weights divided by the largest, and that one's logarithm in float64."""
-        peak = finite(log_weights.detach().amax(-1, keepdim=True))
-        return (log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
-
-    def _soft_rows(self, rows: Rows, evidence: InputEvidence) -> Iterator[tuple[int, Tensor]]:
-        """Per level row: its parameter row and its (B, V) log weights in float64, zero where missing or observed."""
-        shape = (*evidence.values.shape, self.num_categories)
-        if evidence.log_weights is None:
-            log_weights = torch.zeros((), dtype=torch.float64, device=evidence.values.device).expand(shape)
-        else:
-            log_weights = (
-                evidence.log_weights[..., : self.num_categories]
-                .double()
-                .masked_fill(evidence.observed.unsqueeze(-1), 0.0)
-            )
-        return zip(rows.tolist(), log_weights, strict=True)
-
-    @staticmethod
-    def _log_reduce(
-        log: Float[Tensor, "K V"], log_weights: Float[Tensor, "B V"], maximise: bool
-    ) -> Float[Tensor, "B K"]:
-        step = max(1, _CHUNK_ELEMENTS // log.numel())
-        terms = (log + part.unsqueeze(1) for part in log_weights.split(step))
-        return torch.cat([t.amax(-1) if maximise else logsumexp(t) for t in terms])
-
-    def _shares(self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor) -> Iterator[Tensor]:
-        """Per level row: `share[b,k,v]`, how a unit's flow divides over the values that the evidence leaves open."""
-        for f, (g, log_weights) in enumerate(self._soft_rows(rows, evidence)):
-            terms = prepared.log[g].double() + log_weights.unsqueeze(1)
+    def _shares(self, prepared: Table, rows: Rows, free: Soft, flows: Tensor) -> Iterator[Float[Tensor, "M U V"]]:
+        """`share[m,k,v]`, how a unit's flow divides over the values that the evidence leaves open; some units at a
+        time.
+        """
+        log_weights = free.dense(free.log_weights, self.num_categories, -torch.inf).double()
+        flows, of_group = flows[free.where], rows[free.where[0]]
+        for units in _chunks(flows.shape[-1], len(flows) * self.num_categories):
+            terms = prepared.log_of(slice(None), units).double()[of_group] + log_weights.unsqueeze(1)
             share = (terms - finite(logsumexp(terms)).unsqueeze(-1)).exp()
-            yield share.to(flows.dtype) * flows[f].unsqueeze(-1)
+            yield share.to(flows.dtype) * flows[:, units].unsqueeze(-1)
+
+
+def _places(where: Bool[Tensor, "F B"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    row, batch = where.nonzero(as_tuple=True)
+    return row, batch
+
+
+def _chunks(total: int, width: int) -> list[slice]:
+    """Slices of so many things that each takes a few million elements."""
+    step = max(1, _CHUNK_ELEMENTS // max(1, width))
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def _draw(log: Float[Tensor, "M W"], temperature: float, generator: torch.Generator | None) -> Int[Tensor, " M"]:
+    if temperature == 0.0:
+        return log.argmax(-1)
+    log = log - log.amax(-1, keepdim=True)
+    return draw((log if temperature == 1.0 else log / temperature).exp(), generator)
+
+
+def _log_terms(log: Float[Tensor, "U V"], soft: Soft) -> Iterator[Float[Tensor, "N U W"]]:
+    """`log p(v | unit) + log weight(v)`, some positions at a time."""
+    for part in _chunks(len(soft.log_weights), len(log) * soft.log_weights.shape[-1]):
+        of_values = log if soft.ids is None else log[:, soft.ids[part]].transpose(0, 1)
+        yield of_values + soft.log_weights[part].unsqueeze(1)
+
+
+def _log_sum(log: Float[Tensor, "U V"], soft: Soft) -> Float[Tensor, "M U"]:
+    return torch.cat([logsumexp(terms) for terms in _log_terms(log, soft)])
+
+
+def _log_maximum(log: Float[Tensor, "U V"], soft: Soft, likeliest: tuple[Tensor, Tensor]) -> Float[Tensor, "M U"]:
+    """Over the values of largest weight and, for units where a bound does not exclude them, all others."""
+    top, ids = likeliest
+    if soft.ids is not None or top.shape[-1] <= _LIKELIEST:
+        return torch.cat([terms.amax(-1) for terms in _log_terms(log, soft)])
+    some = Soft(soft.where, top[:, :-1], ids[:, :-1])
+    best = torch.cat([terms.amax(-1) for terms in _log_terms(log, some)])
+    for row, open_units in enumerate(best < top[:, -1:] + log.amax(-1)):
+        if open_units.any():
+            best[row, open_units] = (log[open_units] + soft.log_weights[row]).amax(-1)
+    return best
 
 
 def _mean_log(terms: Float[Tensor, "B K V"]) -> Float[Tensor, "B K"]:
@@ -245,8 +422,3 @@ def _gather(table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"
     groups, categories, units = table.shape
     index = rows.unsqueeze(1) * categories + values
     return table.reshape(groups * categories, units).index_select(0, index.flatten()).view(*values.shape, units)
-
-
-def _apply(table: Float[Tensor, "G I O"], rows: Rows, x: Float[Tensor, "F B I"]) -> Float[Tensor, "F B O"]:
-    """`out[f,b,:] = x[f,b,:] @ table[rows[f]]`, one matrix product where all rows are tied."""
-    return x @ table[0] if table.shape[0] == 1 else torch.bmm(x, table[rows])

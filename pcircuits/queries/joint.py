@@ -18,14 +18,12 @@ def joint_log_prob(
     gates included.
     """
     n, batch, dim = x.shape
-    repeated, flat = evidence.repeat(n), x.reshape(n * batch, dim)
+    repeated, flat = evidence if n == 1 else evidence.repeat(n), x.reshape(n * batch, dim)
     if variables is None:
         complete = repeated.replace(values=flat, observed=torch.ones_like(repeated.observed), log_weights=None)
     else:
         chosen = variables.expand(n, -1, -1).reshape(n * batch, dim)
-        complete = repeated.replace(
-            values=torch.where(chosen, flat, repeated.values), observed=chosen | repeated.observed
-        )
+        complete = repeated.observe(torch.where(chosen, flat, repeated.values), chosen | repeated.observed)
     scores = circuit.condition(complete).log_evidence
     return scores.view(n, batch) + _log_weight_of(evidence, x, variables)
 
@@ -41,7 +39,17 @@ def _log_weight_of(
     total = torch.zeros(contradicts.shape, dtype=torch.float64, device=x.device)
     if evidence.log_weights is not None:
         soft = counted & ~evidence.observed
-        index = torch.where(soft, x, 0).clamp(0, evidence.log_weights.shape[-1] - 1).long().unsqueeze(-1)
-        weights = evidence.log_weights.expand(len(x), -1, -1, -1).gather(-1, index).squeeze(-1)
-        total = torch.where(soft, weights.double(), 0.0).sum(-1)
+        total = torch.where(soft, _weights_of(evidence, torch.where(soft, x, 0)), 0.0).sum(-1)
     return total.masked_fill(contradicts, -torch.inf)
+
+
+def _weights_of(evidence: Evidence, x: Shaped[Tensor, "N B D"]) -> Float[Tensor, "N B D"]:
+    """The soft weights of x's values."""
+    assert evidence.log_weights is not None
+    log_weights = evidence.log_weights.expand(len(x), -1, -1, -1)
+    if (ids := evidence.weighted_values) is None:
+        index = x.clamp(0, log_weights.shape[-1] - 1).long().unsqueeze(-1)
+        return log_weights.gather(-1, index).squeeze(-1).double()
+    named = ids == x.unsqueeze(-1)
+    found = log_weights.gather(-1, named.long().argmax(-1, keepdim=True)).squeeze(-1)
+    return torch.where(named.any(-1), found, -torch.inf).double()

@@ -2,26 +2,47 @@
 
 import torch
 
+from pcircuits.distributions import Picks
 from pcircuits.evaluator import Evaluation, Pass, select
 from pcircuits.plan import InputLevel, Plan
-from pcircuits.types import Shaped, Tensor
+from pcircuits.types import Bool, Shaped, Tensor
 
 
 def sample(
-    evaluation: Evaluation, n: int, generator: torch.Generator | None, temperature: float
+    evaluation: Evaluation,
+    n: int,
+    generator: torch.Generator | None,
+    temperature: float,
+    variables: Bool[Tensor, "B D"] | None = None,
 ) -> Shaped[Tensor, "N B D"]:
-    """`n` samples a batch row."""
-    return evaluation.combine(lambda p: decode(p, n, generator, temperature), batch_dim=1)
+    """`n` samples a batch row; with `variables` of these only, the others stay zero."""
+
+    def of(p: Pass) -> Tensor:
+        return decode(p, n, generator, temperature, variables)
+
+    if variables is None or evaluation.exact is None or evaluation.rows is None:
+        return evaluation.combine(of, batch_dim=1)
+    exact = decode(evaluation.exact, n, generator, temperature, variables[evaluation.rows])
+    return evaluation.merge(of(evaluation.fast), exact, 1)
 
 
-def decode(p: Pass, n: int, generator: torch.Generator | None, temperature: float) -> Shaped[Tensor, "N R D"]:
+def decode(
+    p: Pass,
+    n: int,
+    generator: torch.Generator | None,
+    temperature: float,
+    variables: Bool[Tensor, "R D"] | None = None,
+) -> Shaped[Tensor, "N R D"]:
     """Choose branches as the pass's semiring says, then draw the chosen input units' values."""
-    batch, variables = p.evidence.values.shape
+    batch, width = p.evidence.values.shape
     out = torch.zeros(
-        n, batch, variables, dtype=_value_dtype(p.plan, p.records[-1].values.v.dtype), device=p.evidence.device
+        n, batch, width, dtype=_value_dtype(p.plan, p.records[-1].values.v.dtype), device=p.evidence.device
     )
-    for level, picks, draw_index in select(p, n, generator):
-        given = p.evidence.of_variables(level.variables)
+    for level, every, draws in select(p, n, generator):
+        given, picks, draw_index = p.evidence.of_variables(level.variables), every, draws
+        if variables is not None:
+            wanted = variables[:, list(level.variables)].T[every[0], every[1]]
+            picks, draw_index = Picks(*(x[wanted] for x in every)), draws[wanted]
         values = level.family.sample(p.prepared[level.group], level.rows, given, picks, temperature, generator)
         row, sample_row, _ = picks
         variable = torch.tensor(level.variables, device=row.device)[row]

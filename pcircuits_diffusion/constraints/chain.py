@@ -74,6 +74,10 @@ def _of_hmm(hmm: pc.HMM, evidence: pc.Evidence) -> Chain:
     weights = evidence.log_weights
     if weights is None:
         weights = hmm.emission.new_zeros(*evidence.values.shape, hmm.emission.shape[-1])
+    if (ids := evidence.weighted_values) is not None:
+        full = weights.new_full((*ids.shape[:2], hmm.emission.shape[-1]), -torch.inf)
+        ids = torch.where(evidence.observed.unsqueeze(-1), torch.arange(ids.shape[-1], device=ids.device), ids)
+        weights = full.scatter(-1, ids, weights.detach())
     weights = weights[..., : hmm.emission.shape[-1]].detach()
     chain = Chain(
         tables.initial.double(),

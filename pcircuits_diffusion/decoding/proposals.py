@@ -9,6 +9,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.coupling import CoupledPosterior
 from pcircuits_diffusion.decoding.predictions import temper
 from pcircuits_diffusion.decoding.quota import ADAPTIVE, Ranking
 from pcircuits_diffusion.decoding.score import SCORES, Candidates, perturb, rank
@@ -42,19 +43,20 @@ def any_order(distribution: Distribution, view: View, rule: Rule, generator: tor
     The position is chosen before its token is drawn (scores see its most likely token), so that at temperature 1 the
     chain rule gives exact joint samples whatever the order. An adaptive quota counts once, on the most likely tokens.
     """
-    tokens, mask, marginals = view.tokens.clone(), view.mask.clone(), distribution.marginals()
-    counts = view.counts
+    tokens, mask, counts = view.tokens.clone(), view.mask.clone(), view.counts
     if rule.quota in ADAPTIVE:
-        modes = confidences(distribution, view, rule, marginals)().argmax(-1)
+        modes = confidences(distribution, view, rule)().argmax(-1)
         counts = choose(distribution, view, rule, modes, generator).sum(-1)
+    candidates = None
     for done in range(int(counts.max())):
         if done:
-            marginals = distribution.observe(tokens, mask).marginals()
-        seen = confidences(distribution, view, rule, marginals)
-        candidates = Candidates(seen().argmax(-1), seen, rule.begin_suppress_tokens)
+            distribution = distribution.observe(tokens, mask)
+        if candidates is None or rule.confidence_from == "coupled":
+            seen = confidences(distribution, view, rule)
+            candidates = Candidates(seen().argmax(-1), seen, rule.begin_suppress_tokens)
         order = order_of(candidates, view.open & mask, rule, generator)
         chosen = first_of(order, (counts > done).long()) & view.open & mask
-        tokens[chosen] = _draw(marginals[chosen], rule.temperature, generator)
+        tokens[chosen] = _draw(distribution, chosen, rule.temperature, generator)
         mask &= ~chosen
     return Commit(tokens, view.mask & ~mask)
 
@@ -80,14 +82,12 @@ def choose(
     return chosen & view.open
 
 
-def confidences(
-    distribution: Distribution, view: View, rule: Rule, marginals: Float[Tensor, "B L V"] | None = None
-) -> Callable[[], Tensor]:
+def confidences(distribution: Distribution, view: View, rule: Rule) -> Callable[[], Tensor]:
     """Gives the probabilities that scores see: of the backbone or of the coupled marginals, raw or tempered."""
 
     def probabilities() -> Float[Tensor, "B L V"]:
         if rule.confidence_from == "coupled":
-            found = distribution.marginals() if marginals is None else marginals
+            found = distribution.marginals()
         else:
             found = (view.log_targets if rule.tempered_confidence else view.log_marginals).exp()
         return temper(found, rule.temperature) if rule.tempered_confidence else found
@@ -109,8 +109,12 @@ def first_of(order: Int[Tensor, "B L"], sizes: Int[Tensor, " B"]) -> Bool[Tensor
 
 
 def _draw(
-    probabilities: Float[Tensor, "M V"], temperature: float, generator: torch.Generator | None
+    distribution: Distribution, chosen: Bool[Tensor, "B L"], temperature: float, generator: torch.Generator | None
 ) -> Int[Tensor, " M"]:
+    """Of the chosen positions' coupled marginals, at most one a row; untempered they need not be worked out."""
+    if temperature == 1 and isinstance(distribution, CoupledPosterior):
+        return distribution.sample(1, generator=generator, variables=chosen)[0][chosen]
+    probabilities = distribution.marginals()[chosen]
     if temperature == 0:
         return probabilities.argmax(-1)
     return pc.draw(temper(probabilities, temperature), generator)

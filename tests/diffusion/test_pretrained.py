@@ -18,6 +18,8 @@ OTHER = {
     "coupling": "product",
     "sweeps": 3,
     "tolerance": 0.01,
+    "sweep_tokens": 2,
+    "top_k": 2,
     "modulation": "parameter",
     "hidden_size": 5,
     "modulation_options": {"width": 4, "blocks": 2},
