@@ -339,8 +339,10 @@ class Discrete(InputFamily):
         )
         if not evidence.soft.any():
             return values
-        weighted = [_mean_log(log[g] + w.unsqueeze(1)) for g, w in self._soft_rows(rows, evidence)]
-        return torch.where(evidence.soft.unsqueeze(-1), torch.stack(weighted), values)
+        for group, soft, _ in self._by_group(prepared, rows, evidence):
+            means = torch.cat([_mean_log(terms) for terms in _log_terms(log[group], soft)])
+            values = values.index_put(soft.where, means)
+        return values
 
     def _integers(self, evidence: InputEvidence) -> Int[Tensor, "F B"]:
         return torch.where(evidence.observed, evidence.values, 0).long()
