@@ -46,11 +46,19 @@ def measure(options: argparse.Namespace) -> Results:
     for width in (32,) if options.reduced else (32, 64):
         w1, small = workloads.w1(width, options.seed), workloads.w1(width, options.seed, side=8, batch=16)
         found[w1.name] = compare(w1, CONTESTANTS, CHECKS, ACTIONS, options, checked_on=small)
-        found[w1.name]["num_parameters"] = w1.options["num_parameters"]
+        found[w1.name] |= _facts(w1, found[w1.name])
     w2 = _w2(options.seed)
     found[w2.name] = compare(w2, (*CONTESTANTS, SPFLOW), CHECKS, ACTIONS, options)
-    found[w2.name]["num_parameters"] = w2.options["num_parameters"]
+    found[w2.name] |= _facts(w2, found[w2.name])
     return found
+
+
+def _facts(workload: Workload, found: Results) -> Results:
+    ours = {action: sides[OURS]["median"] for action, sides in found["milliseconds"].items()}
+    return {
+        "num_parameters": workload.options["num_parameters"],
+        "marginals_over_train": round(ours["marginals"] / ours["train"], 3),
+    }
 
 
 def _w2(seed: int) -> Workload:

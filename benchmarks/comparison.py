@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import record
-from benchmarks.bounds import BARE, OURS, bound
+from benchmarks.bounds import BARE, MARGINALS_OVER_TRAIN, OURS, bound
 from benchmarks.side import PEERS, Side, SideError, Workload, agree, race
 from benchmarks.spread import Spread, ratio
 
@@ -155,6 +155,11 @@ def misses(results: Mapping[str, Results]) -> list[str]:
                 if limit is not None and not limit.holds(spread["median"]):
                     kind = "times the bare products" if limit.at_most else f"times as fast as {side}"
                     found.append(f"{workload}, {action}: {spread['median']:.2f} {kind}; asked: {limit}")
+        share = of_workload.get("marginals_over_train")
+        if share is not None and share > MARGINALS_OVER_TRAIN:
+            found.append(
+                f"{workload}: marginals cost {share:.2f} training steps; asked: at most {MARGINALS_OVER_TRAIN:g}"
+            )
     return found
 
 

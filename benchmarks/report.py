@@ -88,6 +88,9 @@ def _comparison(found: Results) -> str:
     worst = [d for of in found["workloads"].values() for d in of["largest_relative_difference"].values()]
     if worst:
         parts.append(f"Sides with the same model agree to {max(worst):.1g} (relative), checked before timing.")
+    sizes = {name: of["num_parameters"] for name, of in found["workloads"].items() if "num_parameters" in of}
+    if sizes:
+        parts.append(f"Parameters: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}.")
     if "quoted_milliseconds" in found:
         parts += ["Quoted, from another run on another day:", _quoted(found["quoted_milliseconds"])]
     return "\n\n".join(parts)

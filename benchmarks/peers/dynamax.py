@@ -1,7 +1,8 @@
 """dynamax with the same parameters.
 
-`forward` and `gradient` are its bare filter under `jit` and `vmap`, on emissions gathered by hand: its model class,
-which `em` has to use, builds a distribution for each state and step.
+`forward` and `gradient` are its bare filter under `vmap`, on emissions gathered by hand, and one `jit` around all that
+drops what is not asked for; `filter` is the filter with all that it returns, without that `jit`. Its model class, which
+`em` has to use, builds a distribution for each state and step.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     def log_likelihoods(initial: jax.Array, transition: jax.Array, log_emission: jax.Array) -> jax.Array:
         return jax.vmap(lambda row: hmm_filter(initial, transition, log_emission[row]).marginal_loglik)(x)
 
+    def filtered(initial: jax.Array, transition: jax.Array, log_emission: jax.Array) -> Any:
+        return jax.vmap(lambda row: hmm_filter(initial, transition, log_emission[row]))(x)
+
     forward = jax.jit(log_likelihoods)
     gradients = jax.jit(jax.grad(lambda *p: log_likelihoods(*p).sum(), argnums=(0, 1, 2)))
     hmm, start, properties = _model(arrays)
@@ -35,6 +39,7 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     keys = jax.random.split(jax.random.PRNGKey(0), 1000)
     return {
         "sample": lambda: draw(keys).block_until_ready(),
+        "filter": lambda: jax.block_until_ready(filtered(*parameters)),
         "forward": lambda: forward(*parameters).block_until_ready(),
         "gradient": lambda: jax.block_until_ready(gradients(*parameters)),
         "transition_counts": lambda: gradients(*parameters)[1] * parameters[1],
