@@ -281,7 +281,7 @@ CASES = (
         2,
     ),
     Case("chain", "chain", {"T": 4, "B": 3, "H": 6}, _chain, ("weights", "inputs", "start")),
-    Case("chain", "chain", {"T": 2, "B": 2, "H": 130}, _chain, ("weights", "inputs", "start"), label="_by_steps"),
+    Case("chain", "chain", {"T": 2, "B": 2, "H": 66}, _chain, ("weights", "inputs", "start"), label="_by_steps"),
     Case("chain", "chain_flow", {"T": 4, "B": 3, "H": 6}, _chain_flow, ("weights", "inputs", "start", "flows"), 2),
     Case("segment_sum", "segment_sum", {"N": 40, "S": 5, "K": 7}, _segments, ("values", "factors")),
     Case("categorical", "categorical_values", _FBVK, _categorical, ("table",)),

@@ -16,7 +16,9 @@ from pcircuits.kernels.sum_product.triton import Level, forward, product_flows
 from pcircuits.kernels.tiles import Precision, tile, tiles
 from pcircuits.types import Float, Tensor
 
-LARGEST_FUSED = 128  # states; the weights stay in registers, which are spilled above
+LARGEST_FUSED = (
+    64  # states: at 128 the weights of three tf32 products exceed the shared memory of sm_80, and registers spill
+)
 
 
 @jit

@@ -1,0 +1,147 @@
+"""What kernels compile to, without a device: `python -m tests.kernels.ahead_of_time 90` prints a JSON line a kernel.
+
+The operations are called as they would be on a device of that capability, and what they launch is compiled instead of
+run. `--all` adds sizes that are odd, and every precision.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from tests.kernels.cases import CASES, Case, Draw
+from tests.kernels.comparison import results, surrounded
+
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int64: "*i64", torch.uint8: "*u8"}
+SIZES = {
+    "F": 2, "B": 128, "O": 64, "J": 64, "K": 64, "V": 512, "H": 64, "T": 4, "N": 64, "S": 32, "G": 2, "A": 2, "R": 4,
+    "C": 32,
+}  # fmt: skip
+BLOCKS = {"F": 2, "B": 128, "O": 4, "J": 4}
+ODD = {axis: size + 1 for axis, size in SIZES.items()}
+TENSOR_CORES = {80: r"mma\.sync", 90: r"wgmma\.mma|mma\.sync", 100: r"tcgen05\.mma|mma\.sync"}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Launch(NamedTuple):
+    """A kernel and all that decides what it is compiled to."""
+
+    kernel: JITFunction
+    types: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]
+
+
+def launch_of(kernel: JITFunction, args: tuple, options: dict) -> Launch:
+    """As Triton specialises: integers of 1 are constants, and multiples of 16 are known to be."""
+    given = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
+    types, constants, aligned = [], [], []
+    for i, parameter in enumerate(kernel.params):
+        value = given[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            types.append((parameter.name, "constexpr"))
+            constants.append((parameter.name, value))
+            continue
+        address = value.data_ptr() if isinstance(value, torch.Tensor) else value
+        types.append((parameter.name, TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"))
+        aligned += [i] if address % 16 == 0 else []
+    return Launch(kernel, tuple(types), tuple(constants), tuple(aligned))
+
+
+def launches(case: Case, sizes: dict[str, int]) -> list[Launch]:
+    """What a case's results and gradients launch."""
+    found: list[Launch] = []
+
+    def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        assert all(0 < n < 2**31 for n in grid) and not warmup
+        found.append(launch_of(self, args, options))
+
+    run, JITFunction.run = JITFunction.run, record
+    try:
+        arguments = case.make({axis: sizes[axis] for axis in case.sizes}, Draw(0, False))
+        results(case, case.kernel, {name: surrounded(x, "cpu") for name, x in arguments.items()})
+    finally:
+        JITFunction.run = run
+    return found
+
+
+def compiled(launch: Launch, capability: int) -> dict[str, Any]:
+    """Shared memory and stack in bytes, registers a thread, and how many tensor-core instructions."""
+    source = ASTSource(
+        fn=launch.kernel,
+        signature=dict(launch.types),
+        constexprs=dict(launch.constants),
+        attrs={(i,): [["tt.divisibility", 16]] for i in launch.aligned},
+    )
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    return {
+        "shared": made.metadata.shared,
+        "tensor_core_instructions": len(re.findall(TENSOR_CORES[capability], made.asm["ptx"])),
+        **usage(made.asm["cubin"]),
+    }
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    """Registers, and bytes of stack a thread: where registers are spilled to."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    kernel = text[text.index("Function") :]
+    return {
+        key: int(re.search(rf"{name}:(\d+)", kernel)[1])  # type: ignore[index]
+        for key, name in (("registers", "REG"), ("stack", "STACK"))
+    }
+
+
+def chosen(everything: bool) -> Iterator[tuple[Case, Launch]]:
+    """One launch a kernel, the first of the cases in order; or all."""
+    seen: set = set()
+    for case in CASES:
+        blocks = case.folder == "block_sparse_sum"
+        for sizes in (
+            (BLOCKS if blocks else SIZES, ODD) if everything and not blocks else (BLOCKS if blocks else SIZES,)
+        ):
+            for launch in launches(case, sizes):
+                key = launch if everything else launch.kernel.fn.__name__
+                if key not in seen:
+                    seen.add(key)
+                    yield case, launch
+
+
+def with_precisions(launch: Launch, everything: bool) -> Iterator[Launch]:
+    """The launch, and with `everything` the same at every precision."""
+    constants = dict(launch.constants)
+    others = ("ieee", "tf32", "bf16x3") if everything and "PRECISION" in constants else ()
+    yield launch
+    for precision in others:
+        yield launch._replace(constants=tuple({**constants, "PRECISION": precision}.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("capability", type=int, choices=TENSOR_CORES)
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    for case, first in chosen(options.all):
+        for launch in with_precisions(first, options.all):
+            precision = dict(launch.constants).get("PRECISION")
+            row = {"kernel": launch.kernel.fn.__name__, "case": case.name, "precision": precision}
+            print(json.dumps({**row, **compiled(launch, options.capability)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

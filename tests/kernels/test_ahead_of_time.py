@@ -1,0 +1,61 @@
+"""Every Triton kernel compiles for the devices of three generations, to tensor-core instructions and within limits.
+
+The compiler checks neither the limit of shared memory nor spills; nothing here runs, so races and real precision are
+not checked.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that one program may use
+STACK = 64  # bytes a thread may spill
+WITHOUT_PRODUCTS = {
+    "categorical_fwd_kernel",
+    "gaussian_count_kernel",
+    "gaussian_fwd_kernel",
+    "segment_sum_fwd_kernel",
+    "top_fwd_kernel",
+    "top_posterior_kernel",
+}
+
+
+def kernels() -> set[str]:
+    """Names of all kernels that the package defines."""
+    lines = [line for path in ROOT.glob("pcircuits/kernels/*/triton.py") for line in path.read_text().splitlines()]
+    names = {line.removeprefix("def ").partition("(")[0] for line in lines if line.startswith("def ")}
+    return {name for name in names if name.endswith("_kernel")}
+
+
+def compiled(capability: int, *options: str) -> list[dict]:
+    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", str(capability), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(rows: list[dict], capability: int) -> None:
+    assert {row["kernel"] for row in rows} == kernels()
+    assert [row for row in rows if row["shared"] > SHARED_MEMORY[capability]] == []
+    assert [row for row in rows if row["stack"] > STACK] == []
+    slow = [row for row in rows if row["precision"] not in (None, "ieee") and not row["tensor_core_instructions"]]
+    assert slow == []
+    assert {row["kernel"] for row in rows if row["precision"] is None} == WITHOUT_PRODUCTS
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_kernels_compile(capability: int) -> None:
+    check(compiled(capability), capability)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_every_variant_compiles(capability: int) -> None:
+    """Odd sizes, gates and potentials, and every precision."""
+    check(compiled(capability, "--all"), capability)
