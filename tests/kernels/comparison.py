@@ -1,8 +1,9 @@
 """A kernel against its definition: float32 on poisoned memory against float64, results and gradients."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -14,14 +15,19 @@ TOLERANCE = 3e-5  # of the largest number of a result
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """`torch.empty` is full of NaN."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory  # the default
-    try:
+    """New tensors are full of NaN until they are written."""
+    with ExitStack() as stack:
+        for owner, name in ((torch.Tensor, "new_empty"), (torch, "empty"), (torch, "empty_like")):
+            stack.enter_context(mock.patch.object(owner, name, _filled(getattr(owner, name))))
         yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+
+
+def _filled(make: Callable) -> Callable:
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = make(*args, **kwargs)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    return call
 
 
 def surrounded(x: Any, device: torch.device | str) -> Any:

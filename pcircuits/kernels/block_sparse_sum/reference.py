@@ -25,7 +25,9 @@ def dense(blocks: Float[Tensor, "F N S S"], pattern: BlockPattern) -> Float[Tens
     """The weights with their zeros."""
     size = blocks.shape[-1]
     grid = blocks.new_zeros(len(blocks), pattern.num_rows, pattern.num_columns, size, size)
-    grid = grid.index_put((torch.arange(len(blocks))[:, None], pattern.rows, pattern.columns), blocks)
+    grid = grid.index_put(
+        (torch.arange(len(blocks), device=blocks.device)[:, None], pattern.rows, pattern.columns), blocks
+    )
     return grid.transpose(2, 3).reshape(len(blocks), pattern.num_rows * size, pattern.num_columns * size)
 
 

@@ -135,8 +135,9 @@ class Steps(NamedTuple):
     def level(self, t: int) -> Level:
         """Step `t` by itself: the product of two rows of its own small table, and the sum."""
         table = torch.stack([self.inputs[t], self.states[t]])
-        children = torch.tensor([[0, 1]], device=table.device)
-        return Level.of(self.weights.unsqueeze(0), table, children, None, None, self.precision, self.peaks[t : t + 1])
+        children = torch.arange(2, device=table.device).view(1, 2)
+        first, peaks = children[:, 0], self.peaks[t : t + 1]
+        return Level.of(self.weights.unsqueeze(0), table, children, first, None, self.precision, peaks)
 
 
 def _steps(w: Tensor, given: Tensor, states: Tensor, precision: Precision) -> Steps:
