@@ -25,6 +25,7 @@ from pcircuits.structures import RegionGraph
 from pcircuits.torch_distribution import CircuitDistribution
 
 __version__ = "0.1.0"
+from pcircuits.workspace import Workspace
 
 __all__ = [
     "EM",
@@ -54,6 +55,7 @@ __all__ = [
     "StaleError",
     "Statistics",
     "StructureError",
+    "Workspace",
     "check",
     "draw",
     "files",

@@ -17,6 +17,7 @@ from pcircuits.queries import MPE, Moments
 from pcircuits.statistics import Statistics, collect
 from pcircuits.structures import RegionGraph
 from pcircuits.types import Float, Shaped, Tensor
+from pcircuits.workspace import Fresh, Memory, Workspace
 
 
 class Circuit(nn.Module):
@@ -67,6 +68,7 @@ class Circuit(nn.Module):
             self._make_inputs_indicators()
         self.to(dtype)
         self._cache: tuple[tuple, dict[str, Any]] | None = None
+        self._shared = False  # whether users may hold tensors of the cache
 
     @property
     def num_variables(self) -> int:
@@ -135,19 +137,29 @@ class Circuit(nn.Module):
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
         return self.log_prob(x)
 
-    def log_prob(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
+    def log_prob(self, x: Shaped[Tensor, "B D"], *, workspace: Workspace | None = None) -> Float[Tensor, " B"]:
         """`log p(x)` of complete values, (B, D) to (B,), natural log, float64."""
-        return self.condition(Evidence(x)).log_evidence
+        return self.condition(Evidence(x), workspace=workspace).log_evidence
 
-    def condition(self, evidence: Evidence) -> Posterior:
-        """The distribution given the evidence.
+    def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
+        """The distribution given the evidence. With a `workspace` the posterior lasts until its next use.
 
         Raises:
             ShapeError, EvidenceError: evidence of another size, device or domain.
         """
         self._validate(evidence)
         with torch.autocast(self.device.type, enabled=False):
-            return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype))
+            memory = self._memory(evidence, workspace)
+            return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype, memory))
+
+    def _memory(self, evidence: Evidence, workspace: Workspace | None) -> Memory:
+        given = (*self.parameters(), *(x for x in vars(evidence).values() if isinstance(x, Tensor)))
+        if self.device.type != "cpu" or (torch.is_grad_enabled() and any(x.requires_grad for x in given)):
+            return Memory()
+        if workspace is None:
+            return Fresh()
+        workspace.begin()
+        return workspace
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> Shaped[Tensor, "N D"]:
         """`n` samples, (n, D)."""
@@ -165,11 +177,15 @@ class Circuit(nn.Module):
         return MPE(*(field[0] for field in self.condition(self._nothing()).mpe()))
 
     def statistics(
-        self, evidence: Evidence | Shaped[Tensor, "B D"], *, sample_weights: Tensor | None = None
+        self,
+        evidence: Evidence | Shaped[Tensor, "B D"],
+        *,
+        sample_weights: Tensor | None = None,
+        workspace: Workspace | None = None,
     ) -> Statistics:
         """Expected counts of every parameter given the evidence, summed over the batch: the E step of EM.
 
-        `sample_weights` (B,) says how often each row counts.
+        `sample_weights` (B,) says how often each row counts. With a `workspace` the counts last until its next use.
 
         Raises:
             EvidenceError: impossible evidence, naming the rows.
@@ -177,7 +193,7 @@ class Circuit(nn.Module):
         """
         evidence = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
         with torch.no_grad():
-            posterior = self.condition(evidence)
+            posterior = self.condition(evidence, workspace=workspace)
             posterior._possible()
             return collect(self.plan, posterior._evaluation, _weights(sample_weights, evidence), posterior.log_evidence)
 
@@ -198,8 +214,14 @@ class Circuit(nn.Module):
             raise ParameterError(
                 "`statistics` has other parameter groups than this circuit; they come from circuit.statistics"
             )
-        for name, counts in statistics.counts.items():
-            self.group(name).maximise(counts, Smoothing(pseudocount, relative, step))
+        smooth = Smoothing(float(pseudocount), relative, float(step))
+        with torch.no_grad():
+            old = {} if self._shared or self._cache is None or self._cache[0] != self.version else self._cache[1]
+            new = {
+                name: group.maximise(statistics.counts[name], smooth, old.get(name))
+                for name, group in self.named_groups()
+            }
+        self._cache, self._shared = (self.version, new), False
 
     def _prepare(self) -> dict[str, Any]:
         return {name: group.prepare() for name, group in self.named_groups()}

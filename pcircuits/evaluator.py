@@ -1,5 +1,6 @@
 """The one evaluator: upward and downward passes over a plan, in any semiring. Every query is made of these."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,18 +11,18 @@ from pcircuits.evidence import Evidence
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
 from pcircuits.semiring import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
+from pcircuits.workspace import Memory
 
 # Relative width of the bracket around an evidence that is accepted.
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 class Record(NamedTuple):
-    """What a level leaves for the downward pass: its product (mixing: its terms), its sum before rescaling, its
-    values.
+    """What a level leaves for the downward pass: its product (mixing: its terms; None: its only child) and its values,
+    which are the sum's where it has one.
     """
 
     product: Values | None
-    raw: Values | None
     values: Values
 
 
@@ -61,14 +62,16 @@ class Evaluation(NamedTuple):
         return self.combine(lambda p: p.log_evidence)
 
 
-def evaluate(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype: torch.dtype) -> Evaluation:
+def evaluate(
+    plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype: torch.dtype, memory: Memory | None = None
+) -> Evaluation:
     """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have
     touched.
 
     A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is
-    redone in log space.
+    redone in log space. The first pass is written into `memory`.
     """
-    fast = upward(plan, prepared, evidence, Scaled(dtype))
+    fast = upward(plan, prepared, evidence, Scaled(dtype, memory=memory))
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
         return Evaluation(fast)
@@ -95,19 +98,16 @@ def _upward_level(
 ) -> Record:
     if isinstance(level, InputLevel):
         given = evidence.of_variables(level.variables)
-        return Record(None, None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
-    children = [gather(g, records) for g in level.children]
+        return Record(None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
+    children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
         terms = semiring.mixing_terms(children)
-        raw = semiring.mix(level_weights(level, prepared), terms)
-        return Record(terms, raw, semiring.normalise(raw))
+        return Record(terms, semiring.mix(level_weights(level, prepared), terms))
     product = semiring.product(level.product, children)
-    raw = (
-        semiring.bare(product)
-        if level.weights is None
-        else semiring.dense_sum(level_weights(level, prepared, evidence), product)
-    )
-    return Record(product, raw, semiring.normalise(raw))
+    if level.weights is None:
+        return Record(product, product)
+    values = semiring.dense_sum(level_weights(level, prepared, evidence), product)
+    return Record(product if len(children) > 1 else None, values)
 
 
 def downward(
@@ -119,28 +119,77 @@ def downward(
     operations are differentiable.
     """
     plan, semiring = upward_pass.plan, upward_pass.semiring
-    pending: list[list[Tensor]] = [[] for _ in plan.levels]
-    pending[-1].append(root_flows.view(1, -1, 1))
+    parents = _Parents(plan, semiring.memory)
     inputs: dict[int, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for n in reversed(range(len(plan.levels))):
         level, record = plan.levels[n], upward_pass.records[n]
-        flows = _assemble(plan.incoming[n], pending[n], level.num_rows)
-        pending[n] = []
+        flows = root_flows.view(1, -1, 1) if n == len(plan.levels) - 1 else parents.flows_of(n)
         if isinstance(level, InputLevel):
             inputs[n] = flows
             continue
         child_flows = flows
         if level.weights is not None:
             weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
-            assert record.product is not None and record.raw is not None
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
-            child_flows, level_counts = distribute(weights, record.product, record.raw, flows, count)
+            product = product_of(level, record, upward_pass)
+            child_flows, level_counts = distribute(weights, product, record.values, flows, count)
             if level_counts is not None:
                 _add_counts(counts, level, level_counts, upward_pass.prepared)
-        for g, piece in zip(level.children, _split(level, child_flows, plan), strict=True):
-            _send(g, piece, pending)
+        parents.give(n, _split(level, child_flows, plan))
     return inputs, counts
+
+
+class _Parents:
+    """Flows on their way down: what every level gives its children, until all of them have it."""
+
+    def __init__(self, plan: Plan, memory: Memory) -> None:
+        self.plan, self.memory = plan, memory
+        self.given: dict[int, Sequence[Tensor]] = {}
+        self.readers = Counter(n for incoming in plan.incoming for n in {source.level for source in incoming.sources})
+
+    def give(self, n: int, flows: Sequence[Tensor]) -> None:
+        self.given[n] = flows
+
+    def flows_of(self, n: int) -> Tensor:
+        """One row a row of the level: that of its parent, or the sum over its parents."""
+        incoming, level = self.plan.incoming[n], self.plan.levels[n]
+        pieces = [self.given[source.level][source.argument] for source in incoming.sources]
+        joined, passed_on = pieces[0], len(pieces) == 1 and incoming.index is None and incoming.target is None
+        shape = joined.shape[1:]
+        if len(pieces) > 1:
+            rows = sum(len(piece) for piece in pieces)
+            joined = torch.cat(pieces, out=self.memory.scratch("joined", rows, *shape, like=joined))
+        if incoming.index is not None:
+            rows = len(incoming.index)
+            out = self.memory.scratch("flows", rows, *shape, like=joined)
+            if not _has_sum(level) and incoming.target is None:
+                out = self.memory.keep(rows, *shape, like=joined)
+            joined = torch.index_select(joined, 0, incoming.index, out=out)
+        elif len(pieces) > 1 and incoming.target is None and self.memory.over(joined) is not None:
+            joined = joined.clone()
+        if incoming.target is not None:
+            joined = self._add_up(joined, incoming.target, level.num_rows)
+        self._forget(incoming, passed_on)
+        return joined
+
+    def _add_up(self, flows: Tensor, target: Tensor, num_rows: int) -> Tensor:
+        out = self.memory.keep(num_rows, *flows.shape[1:], like=flows)
+        if out is None:
+            return flows.new_zeros(num_rows, *flows.shape[1:]).index_add(0, target, flows)
+        return out.zero_().index_add_(0, target, flows)
+
+    def _forget(self, incoming: Incoming, passed_on: bool) -> None:
+        for n in {source.level for source in incoming.sources}:
+            self.readers[n] -= 1
+            if self.readers[n] == 0:
+                given = self.given.pop(n)
+                if not passed_on and _has_sum(self.plan.levels[n]):
+                    self.memory.release(given[0])
+
+
+def _has_sum(level: Level) -> bool:
+    return not isinstance(level, InputLevel) and level.weights is not None
 
 
 def select(
@@ -152,19 +201,18 @@ def select(
     """
     plan = upward_pass.plan
     batch = upward_pass.evidence.batch_size
-    pending: list[list[Tensor]] = [[] for _ in plan.levels]
-    pending[-1].append(torch.zeros(1, batch, num_samples, dtype=torch.long, device=upward_pass.evidence.device))
+    units = torch.zeros(1, batch, num_samples, dtype=torch.long, device=upward_pass.evidence.device)
+    given: dict[int, Sequence[Tensor]] = {}
     chosen = []
     for n in reversed(range(len(plan.levels))):
         level = plan.levels[n]
-        units = _assemble_choice(plan.incoming[n], pending[n], level.num_rows)
-        pending[n] = []
+        if n < len(plan.levels) - 1:
+            units = _assemble_choice(plan.incoming[n], given, level.num_rows)
         if isinstance(level, InputLevel):
             row, sample, draw_index = (units >= 0).nonzero(as_tuple=True)
             chosen.append((level, Picks(row, sample, units[row, sample, draw_index]), draw_index))
             continue
-        for g, piece in zip(level.children, _choose_children(level, upward_pass, n, units, generator), strict=True):
-            _send(g, piece, pending)
+        given[n] = _choose_children(level, upward_pass, n, units, generator)
     return chosen
 
 
@@ -174,20 +222,38 @@ def level_weights(
     """The weights of a level's rows and, for dense sums, the evidence's gates on them."""
     assert level.weights is not None
     weights, rows = prepared[level.weights.group], level.weights.rows
-    weights = weights if rows is None else SumWeights(weights.log[rows], weights.linear[rows])
+    weights = weights if rows is None else weights.rows(rows)
     if evidence is None or isinstance(level, MixingLevel) or level.num_units == 1:
         return weights
     log_gates = evidence.gates_of(level.variables)
     return weights if log_gates is None else weights._replace(gates=Gates.of(log_gates, weights.linear.dtype))
 
 
-def gather(g: Gather, records: Sequence[Record]) -> Values:
-    """Child values of one argument position, in the level's row order."""
-    pieces = [Values(*(take(x, part.index) for x in records[part.level].values)) for part in g.parts]
-    if len(pieces) == 1:
-        return pieces[0]
-    joined = Values(*(torch.cat(xs) for xs in zip(*pieces, strict=True)))
-    return joined if g.order is None else Values(*(x.index_select(0, g.order) for x in joined))
+def product_of(level: InnerLevel | MixingLevel, record: Record, upward_pass: Pass) -> Values:
+    """What a level's sum is over."""
+    if record.product is not None:
+        return record.product
+    return gather(level.children[0], upward_pass.records, upward_pass.semiring.memory, "child0")
+
+
+def gather(g: Gather, records: Sequence[Record], memory: Memory, name: str) -> Values:
+    """Child values of one argument position, in the level's row order: a view, or scratch of this name."""
+    values = [records[part.level].values for part in g.parts]
+    scale = [take(x.s, part.index) for x, part in zip(values, g.parts, strict=True)]
+    if len(g.parts) == 1:
+        return Values(_take_into(values[0].v, g.parts[0].index, memory, name), scale[0])
+    pieces = [take(x.v, part.index) for x, part in zip(values, g.parts, strict=True)]
+    rows = sum(len(piece) for piece in pieces)
+    v = torch.cat(pieces, out=memory.scratch(name, rows, *pieces[0].shape[1:], like=pieces[0]))
+    if g.order is None:
+        return Values(v, torch.cat(scale))
+    return Values(_take_into(v, g.order, memory, name + "_ordered"), torch.cat(scale).index_select(0, g.order))
+
+
+def _take_into(x: Tensor, index: Index, memory: Memory, name: str) -> Tensor:
+    if not isinstance(index, Tensor):
+        return take(x, index)
+    return torch.index_select(x, 0, index, out=memory.scratch(name, len(index), *x.shape[1:], like=x))
 
 
 def take(x: Tensor, index: Index) -> Tensor:
@@ -199,38 +265,24 @@ def take(x: Tensor, index: Index) -> Tensor:
 def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequence[Tensor]:
     """Flows of the children, one tensor an argument position, from the flows of their product (or mixing terms)."""
     if isinstance(level, MixingLevel):
-        return flows.unbind(-1)
+        return flows.unbind(0)
     if level.product == "kronecker":
         left, right = (plan.levels[g.parts[0].level].num_units for g in level.children)
         grid = flows.unflatten(-1, (left, right))
         return grid.sum(-1), grid.sum(-2)
-    return [flows] * len(level.children)
+    return [flows]
 
 
-def _send(g: Gather, piece: Tensor, pending: list[list[Tensor]]) -> None:
-    for part in g.parts:
-        pending[part.level].append(take(piece, part.rows))
-
-
-def _assemble(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Tensor:
-    joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if incoming.is_permutation:
-        return joined if incoming.index is None else joined.index_select(0, incoming.index)
-    assert incoming.index is not None
-    return joined.new_zeros(num_rows, *joined.shape[1:]).index_add(0, incoming.index, joined)
-
-
-def _assemble_choice(incoming: Incoming, pieces: list[Tensor], num_rows: int) -> Int[Tensor, "F B N"]:
+def _assemble_choice(incoming: Incoming, given: Mapping[int, Sequence[Tensor]], num_rows: int) -> Int[Tensor, "F B N"]:
     """As for flows; a row that several parents share takes the choice of the one parent that chose it (-1: none
     did).
     """
-    if incoming.is_permutation:
-        return _assemble(incoming, pieces, num_rows)
-    joined = torch.cat(pieces)
+    joined = torch.cat([given[source.level][source.argument] for source in incoming.sources])
+    joined = joined if incoming.index is None else joined.index_select(0, incoming.index)
+    if incoming.target is None:
+        return joined
     nobody = joined.new_full((num_rows, *joined.shape[1:]), -1)
-    assert incoming.index is not None
-    index = incoming.index.view(-1, 1, 1).expand_as(joined)
-    return nobody.scatter_reduce(0, index, joined, "amax")
+    return nobody.scatter_reduce(0, incoming.target.view(-1, 1, 1).expand_as(joined), joined, "amax")
 
 
 def _choose_children(
@@ -244,11 +296,9 @@ def _choose_children(
     active = (units >= 0).nonzero(as_tuple=True)
     branch = units[active]
     if level.weights is not None:
-        product = upward_pass.records[n].product
-        assert product is not None
-        terms = product.v
+        terms = product_of(level, upward_pass.records[n], upward_pass).v
         row, sample = active[0], active[1]
-        terms = terms[row, sample, branch] if isinstance(level, MixingLevel) else terms[row, sample]
+        terms = terms[:, row, sample, branch].T if isinstance(level, MixingLevel) else terms[row, sample]
         weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
         branch = upward_pass.semiring.choose(weights, (row, sample, branch), terms, generator)
     if isinstance(level, MixingLevel):
@@ -258,7 +308,7 @@ def _choose_children(
     if level.product == "kronecker":
         right = upward_pass.plan.levels[level.children[1].parts[0].level].num_units
         return [_scatter(units, active, branch // right), _scatter(units, active, branch % right)]
-    return [_scatter(units, active, branch)] * len(level.children)
+    return [_scatter(units, active, branch)]
 
 
 def _scatter(like: Tensor, active: tuple[Tensor, ...], choice: Tensor) -> Tensor:

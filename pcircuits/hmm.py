@@ -1,6 +1,6 @@
 """Homogeneous hidden Markov models: a chain region graph with tied parameters, no second engine."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -109,7 +109,7 @@ class HMM(Circuit):
 
     @property
     def initial(self) -> Float[Tensor, " H"]:
-        return self.prepared()["initial"].linear[0, 0]
+        return self._tables()["initial"].linear[0, 0]
 
     @property
     def transition(self) -> Float[Tensor, "H H"]:
@@ -118,17 +118,22 @@ class HMM(Circuit):
             return torch.full(
                 (self.num_states, self.num_states), 1 / self.num_states, dtype=self.dtype, device=self.device
             )
-        return self.prepared()["transition"].linear[0]
+        return self._tables()["transition"].linear[0]
 
     @property
     def emission(self) -> Float[Tensor, "H V"]:
-        return self.prepared()["emission"].linear[0].mT
+        return self._tables()["emission"].linear[0].mT
 
     def log_probs(self) -> HMMLogProbs:
         """All probabilities as logarithms, for algorithms on chains that keep tiny ones apart from zeros."""
-        prepared = self.prepared()
+        prepared = self._tables()
         transition = prepared["transition"].log[0] if "transition" in prepared else self.transition.log()
         return HMMLogProbs(prepared["initial"].log[0, 0], transition, prepared["emission"].log[0])
+
+    def _tables(self) -> dict[str, Any]:
+        """Normalised parameters for users, which no EM step may write over."""
+        self._shared = True
+        return self.prepared()
 
     def with_length(self, length: int) -> "HMM":
         """The same HMM over another number of steps, with parameters of its own."""

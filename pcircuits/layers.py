@@ -7,6 +7,8 @@ from torch import nn
 
 from pcircuits.distributions import LEAST_PROBABILITY, InputFamily, Smoothing
 from pcircuits.errors import ParameterError
+from pcircuits.kernels import probabilities
+from pcircuits.kernels.em_step import cpu as in_place
 from pcircuits.plan import GroupSpec
 from pcircuits.semiring import SumWeights
 from pcircuits.types import Bool, Float, Tensor
@@ -24,8 +26,10 @@ class ParameterGroup(nn.Module):
     def prepare(self) -> Any:
         raise NotImplementedError
 
-    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
-        """Set the parameters in place from expected counts."""
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
+        """Set the parameters in place from expected counts; what `prepare` returns for them, if given written over
+        `prepared`, that of the present ones.
+        """
         raise NotImplementedError
 
     def restrict(self, support: Bool[Tensor, "G K J"]) -> None:
@@ -52,13 +56,19 @@ class SumGroup(ParameterGroup):
         log_weights: Tensor = self.log_weights
         if self.support is not None:
             log_weights = torch.where(self.support, log_weights, -torch.inf)
-        log = log_weights.log_softmax(-1)
-        return SumWeights(log, log.exp())
+        if torch.is_grad_enabled():
+            return SumWeights(log_weights.log_softmax(-1).exp(), log_weights)
+        return SumWeights(probabilities(log_weights, -1), log_weights)
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
-        old = self.prepare().linear
-        self.set_probabilities(smooth.probabilities(statistics["counts"].to(old.dtype), old, self.support))
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
+        counts = statistics["counts"].to(self.log_weights.dtype)
+        old = self.prepare() if prepared is None else prepared
+        if self.log_weights.device.type != "cpu":
+            self.set_probabilities(smooth.probabilities(counts, old.linear, self.support))
+            return self.prepare()
+        in_place.em_step(counts, old.linear, self.log_weights, self.support, dim=2, **smooth._asdict())
+        return old if self.support is None else self.prepare()
 
     @torch.no_grad()
     def set_probabilities(self, probabilities: Float[Tensor, "G O J"]) -> None:
@@ -79,8 +89,14 @@ class InputGroup(ParameterGroup):
         return self.family.prepare(dict(self.named_parameters()), self.support)
 
     @torch.no_grad()
-    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing) -> None:
-        self.set_parameters(self.family.maximise(self.prepare(), statistics, smooth, self.support))
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
+        old = self.prepare() if prepared is None else prepared
+        parameters: dict[str, Tensor] = dict(self.named_parameters())
+        new = self.family.maximise_in_place(parameters, old, statistics, smooth, self.support)
+        if new is not None:
+            return new
+        self.set_parameters(self.family.maximise(old, statistics, smooth, self.support))
+        return self.prepare()
 
     @torch.no_grad()
     def set_parameters(self, values: dict[str, Tensor]) -> None:

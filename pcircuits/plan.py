@@ -93,11 +93,24 @@ class GroupSpec:
 
 
 @dataclass(frozen=True)
-class Incoming:
-    """How the flows that a level receives are put together: a permutation of the pieces, or a sum at `index`."""
+class Source:
+    """What level `level` sends to the children at one argument position; hadamard products send all of them the
+    same, at 0.
+    """
 
+    level: int
+    argument: int
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Where the flows of a level's rows come from: rows `index` of the sources side by side (None: all, in order). They
+    are the level's rows, or add up at rows `target`.
+    """
+
+    sources: tuple[Source, ...]
     index: Int[Tensor, " R"] | None
-    is_permutation: bool
+    target: Int[Tensor, " R"] | None
 
 
 @dataclass(frozen=True)
@@ -331,7 +344,10 @@ def _gather(places: list[tuple[int, int]]) -> Gather:
 
 
 def _index(rows: list[int]) -> Index:
-    return slice(rows[0], rows[-1] + 1) if _is_range(rows) else torch.tensor(rows)
+    step = rows[1] - rows[0] if len(rows) > 1 else 1
+    if step > 0 and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
+        return slice(rows[0], rows[-1] + 1, step)
+    return torch.tensor(rows)
 
 
 def _is_range(rows: list[int]) -> bool:
@@ -339,22 +355,38 @@ def _is_range(rows: list[int]) -> bool:
 
 
 def _incoming(levels: Sequence[Level]) -> tuple[Incoming, ...]:
-    pieces: list[list[Tensor]] = [[] for _ in levels]
-    for level in reversed(levels):
-        for gather in () if isinstance(level, InputLevel) else level.children:
+    routes: list[dict[Source, list[tuple[Tensor, Tensor]]]] = [{} for _ in levels]
+    for n, level in reversed(list(enumerate(levels))):
+        if isinstance(level, InputLevel):
+            continue
+        same = isinstance(level, InnerLevel) and level.product == "hadamard"
+        for argument, gather in enumerate(level.children):
+            source = Source(n, 0 if same else argument)
             for part in gather.parts:
                 rows = torch.arange(levels[part.level].num_rows)
-                pieces[part.level].append(rows if part.index is None else rows[part.index])
-    return tuple(_assembly(p, level.num_rows) for p, level in zip(pieces, levels, strict=True))
+                child = rows if part.index is None else rows[part.index]
+                parent = torch.arange(level.num_rows) if part.rows is None else torch.arange(level.num_rows)[part.rows]
+                routes[part.level].setdefault(source, []).append((parent, child))
+    return tuple(
+        _assembly(r, [levels[source.level].num_rows for source in r], level.num_rows)
+        for r, level in zip(routes, levels, strict=True)
+    )
 
 
-def _assembly(pieces: list[Tensor], num_rows: int) -> Incoming:
-    if not pieces:
-        return Incoming(None, True)
-    index = torch.cat(pieces)
-    if len(index) == num_rows and torch.equal(index.sort().values, torch.arange(num_rows)):
-        return Incoming(None if _is_range(index.tolist()) else index.argsort(), True)
-    return Incoming(index, False)
+def _assembly(routes: Mapping[Source, list[tuple[Tensor, Tensor]]], sizes: list[int], num_rows: int) -> Incoming:
+    if not routes:
+        return Incoming((), None, None)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    index = torch.cat(
+        [parent + start for start, pairs in zip(starts, routes.values(), strict=True) for parent, _ in pairs]
+    )
+    target = torch.cat([child for pairs in routes.values() for _, child in pairs])
+    everything = torch.arange(num_rows)
+    once = len(target) == num_rows and torch.equal(target.sort().values, everything)
+    if once:
+        index = index[target.argsort()]
+    as_it_comes = torch.equal(index, torch.arange(sum(sizes)))
+    return Incoming(tuple(routes), None if as_it_comes else index, None if once else target)
 
 
 def _move(item: Any, device: torch.device) -> Any:

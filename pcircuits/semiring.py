@@ -11,13 +11,15 @@ import torch
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
+from pcircuits.kernels.dense_sum import cpu
 from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits.workspace import Memory
 
 
 class Values(NamedTuple):
     """Values of a level's units, `v exp(s)` in linear semirings and `v + s` in log ones. `s` is float64."""
 
-    v: Float[Tensor, "F B K"]
+    v: Float[Tensor, "*A F B K"]
     s: Float[Tensor, "F B"]
 
 
@@ -35,22 +37,31 @@ class Gates(NamedTuple):
 
 
 class SumWeights(NamedTuple):
-    """A level's weights, rows of children summing to one, as logarithms and as probabilities; and what multiplies them
-    sample by sample.
+    """A level's weights, rows of children summing to one, as probabilities and as logits (`-inf` outside the support);
+    and what multiplies them sample by sample. `as_given`: the logits are the logarithms and not normalised again.
     """
 
-    log: Float[Tensor, "F O J"]
     linear: Float[Tensor, "F O J"]
+    logits: Float[Tensor, "F O J"]
     gates: Gates | None = None
+    as_given: bool = False
+
+    @property
+    def log(self) -> Float[Tensor, "F O J"]:
+        """Natural logarithms, which tell apart what underflows in `linear`; worked out here."""
+        return self.logits if self.as_given else self.logits.log_softmax(-1)
+
+    def rows(self, index: Int[Tensor, " F"]) -> "SumWeights":
+        return self._replace(linear=self.linear[index], logits=self.logits[index])
 
     def chosen(self, at: "Chosen", log: bool) -> Float[Tensor, "M J"]:
         """The weights of some units: of their children, gates included."""
         row, sample, unit = at
-        weights = (self.log if log else self.linear)[row, unit]
+        weights = self.log[row, unit] if log else self.linear[row, unit]
         if self.gates is None:
             return weights
         gates = self.gates.log if log else self.gates.linear
-        of_unit = gates[row, sample, unit * gates.shape[-2] // self.log.shape[1]]
+        of_unit = gates[row, sample, unit * gates.shape[-2] // self.linear.shape[1]]
         of_unit = of_unit.repeat_interleave(weights.shape[-1] // gates.shape[-1], -1)
         return weights + of_unit if log else weights * of_unit
 
@@ -62,14 +73,13 @@ Chosen = tuple[Int[Tensor, " M"], Int[Tensor, " M"], Int[Tensor, " M"]]
 @runtime_checkable
 class Semiring(Protocol):
     exact: bool  # whether input flows must be worked out in log space
+    memory: Memory  # what results are written into
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values: ...
     def product(self, kind: str, children: Sequence[Values]) -> Values: ...
     def dense_sum(self, weights: SumWeights, product: Values) -> Values: ...
     def mixing_terms(self, children: Sequence[Values]) -> Values: ...
     def mix(self, weights: SumWeights, terms: Values) -> Values: ...
-    def bare(self, raw: Values) -> Values: ...
-    def normalise(self, raw: Values) -> Values: ...
     def root(self, values: Values) -> Float[Tensor, " B"]: ...
     def sum_flows(
         self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
@@ -91,7 +101,8 @@ _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Li
 
 
 class Scaled:
-    """Linear values with maximum one per region and sample, and their log scale.
+    """Linear values and their log scale. Inputs and products have maximum one per region and sample; sums, whose
+    weights add up to one, are left as they come.
 
     Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such
     values are raised to a bound of what they can be, so that the pass yields an upper bound of the root: circuits are
@@ -100,56 +111,60 @@ class Scaled:
 
     exact = False
 
-    def __init__(self, dtype: torch.dtype, *, upper: bool = False) -> None:
+    def __init__(self, dtype: torch.dtype, *, upper: bool = False, memory: Memory | None = None) -> None:
         self.limits, self.upper = _LIMITS[dtype], upper
+        self.memory = memory or Memory()
         self.suspect: Bool[Tensor, " B"] | None = None
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        raw, scale = family.scaled_values(prepared, rows, evidence)
+        raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
         if evidence.latent is not None:
             peak = finite(evidence.latent.detach().amax(-1))
             raw, scale = raw * (evidence.latent - peak.unsqueeze(-1)).exp().to(raw.dtype), scale + peak.double()
-        return self.normalise(self.bare(Values(self._at_least(raw, self.limits.lost), scale)))
+        return self._rescaled(self._at_least(raw, self.limits.lost), scale)
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:
         first, *rest = children
+        if not rest:
+            return first
         if kind == "kronecker":
-            v = (first.v.unsqueeze(-1) * rest[0].v.unsqueeze(-2)).flatten(-2)
-            return Values(self._at_least(v, self.limits.tiny), first.s + rest[0].s)
+            return self._rescaled(*self._kronecker(first, rest[0]))
+        scale = torch.stack([c.s for c in children]).sum(0)
         for n, child in enumerate(rest):
-            if n > 0:
-                first = self.normalise(first)
-            first = Values(self._at_least(first.v * child.v, self.limits.tiny), first.s + child.s)
+            v = self._new(first.v.shape, first.v) if n == 0 else self.memory.over(first.v)
+            v = self._at_least(torch.mul(first.v, child.v, out=v), self.limits.tiny)
+            first = self._rescaled(v, first.s + child.s, mark=len(rest) == 1)
         if len(rest) > 1:  # what was lost is raised by all rescales together
-            unscaled = torch.stack([c.s for c in children]).detach().sum(0)
-            shrunk = first.v.detach().amax(-1).double().log() + first.s.detach() - unscaled
-            self._mark(shrunk < math.log(self.limits.least_peak))
+            self._mark(first.s - scale < math.log(self.limits.least_peak))
         return first
-
-    def bare(self, raw: Values) -> Values:
-        """A product, or an input, that is rescaled without a sum in between."""
-        self._mark(raw.v.detach().amax(-1) < self.limits.least_peak)
-        return raw
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         gates = weights.gates
-        if gates is None:
+        if gates is not None:
+            return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
+        rows, batch, _ = product.v.shape
+        out = self._new((rows, batch, weights.linear.shape[1]), product.v)
+        if out is None:
             return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
-        return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
+        return Values(self._checked(cpu.linear_sum(weights.linear, product.v, out=out)), product.s)
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
-        scale = torch.stack([c.s for c in children]).detach()
+        scale = torch.stack([c.s for c in children])
         top = scale.amax(0)
-        terms = [c.v * (c.s - top).exp().to(c.v.dtype).unsqueeze(-1) for c in children]
-        return Values(torch.stack(terms, -1), top)
+        factors = (scale - top).exp().unsqueeze(-1)
+        out = self._new((len(children), *children[0].v.shape), children[0].v)
+        if out is None:
+            return Values(torch.stack([c.v * f.to(c.v.dtype) for c, f in zip(children, factors, strict=True)]), top)
+        for child, factor, term in zip(children, factors, out, strict=True):
+            torch.mul(child.v, factor.to(child.v.dtype), out=term)
+        return Values(out, top)
 
     def mix(self, weights: SumWeights, terms: Values) -> Values:
-        return Values(self._checked((weights.linear.unsqueeze(1) * terms.v).sum(-1)), terms.s)
-
-    def normalise(self, raw: Values) -> Values:
-        peak = raw.v.detach().amax(-1, keepdim=True)
-        peak = torch.where(peak > 0, peak, 1.0)
-        return Values(raw.v / peak, raw.s + peak.squeeze(-1).double().log())
+        shares = weights.linear.unsqueeze(1).unbind(-1)
+        raw = torch.mul(terms.v[0], shares[0], out=self._new(terms.v.shape[1:], terms.v))
+        for term, share in zip(terms.v[1:], shares[1:], strict=True):
+            raw = torch.addcmul(raw, term, share, out=self.memory.over(raw))
+        return Values(self._checked(raw), terms.s)
 
     def root(self, values: Values) -> Float[Tensor, " B"]:
         v, s = values.v[0, :, 0], values.s[0]
@@ -159,14 +174,23 @@ class Scaled:
     def sum_flows(
         self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        gates = None if weights.gates is None else weights.gates.linear
-        return linear_sum_flow(weights.linear, product.v, raw.v, flows, gates, count=count)
+        gates, out = weights.gates, self._new(product.v.shape, product.v)
+        if gates is not None or out is None:
+            linear = None if gates is None else gates.linear
+            return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)
+        counts = self._new(weights.linear.shape, out) if count else None
+        share = self.memory.scratch("share", *flows.shape, like=flows)
+        assert share is not None
+        return cpu.linear_sum_flow(weights.linear, product.v, raw.v, flows, share=share, out=out, counts=counts)
 
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        share = weights.linear.unsqueeze(1) * terms.v * ratio(flows, raw.v).unsqueeze(-1)
-        return share, share.sum(1) if count else None
+        portion = ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
+        weighted = weights.linear.movedim(-1, 0).unsqueeze(2)
+        share = torch.mul(terms.v, portion, out=self._new(terms.v.shape, terms.v))
+        share = torch.mul(share, weighted, out=self.memory.over(share))
+        return share, share.sum(2).movedim(0, -1) if count else None
 
     def choose(
         self,
@@ -176,6 +200,23 @@ class Scaled:
         generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
         return draw(weights.chosen(at, log=False) * terms, generator)
+
+    def _kronecker(self, left: Values, right: Values) -> tuple[Tensor, Tensor]:
+        rows, batch, units = left.v.shape
+        out = self._new((rows, batch, units, right.v.shape[-1]), left.v)
+        v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=out).flatten(-2)
+        return self._at_least(v, self.limits.tiny), left.s + right.s
+
+    def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True) -> Values:
+        """With maximum one; what is all zero stays so. A rescale from below `least_peak` is marked."""
+        peak = raw.detach().amax(-1, keepdim=True)
+        if mark:
+            self._mark(peak.squeeze(-1) < self.limits.least_peak)
+        peak = torch.where(peak > 0, peak, 1.0)
+        return Values(torch.div(raw, peak, out=self.memory.over(raw)), scale + peak.squeeze(-1).double().log())
+
+    def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
+        return self.memory.keep(*shape, like=like)
 
     def _at_least(self, v: Tensor, bound: float) -> Tensor:
         return v.clamp_min(bound) if self.upper else v
@@ -193,6 +234,7 @@ class Log:
     """Log values in float64, sums by true log-sum-exp: slower, and right wherever a double is."""
 
     exact = True
+    memory = Memory()
     _maximise = False
     _sum = staticmethod(log_sum)
 
@@ -215,19 +257,13 @@ class Log:
         return Values(self._sum(weights.log.double(), product.v, log_gates), product.s)
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
-        return Values(torch.stack([c.v for c in children], -1), children[0].s)
+        return Values(torch.stack([c.v for c in children]), children[0].s)
 
     def mix(self, weights: SumWeights, terms: Values) -> Values:
-        rows, batch, units, arity = terms.v.shape
+        arity, rows, batch, units = terms.v.shape
         log_weights = weights.log.double().reshape(rows * units, 1, arity)
-        mixed = self._sum(log_weights, terms.v.transpose(1, 2).reshape(rows * units, batch, arity))
+        mixed = self._sum(log_weights, terms.v.permute(1, 3, 2, 0).reshape(rows * units, batch, arity))
         return Values(mixed.view(rows, units, batch).transpose(1, 2), terms.s)
-
-    def bare(self, raw: Values) -> Values:
-        return raw
-
-    def normalise(self, raw: Values) -> Values:
-        return raw
 
     def root(self, values: Values) -> Float[Tensor, " B"]:
         return values.v[0, :, 0]
@@ -241,9 +277,9 @@ class Log:
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
-        log_share = weights.log.double().unsqueeze(1) + terms.v - finite(raw.v).unsqueeze(-1)
-        share = log_share.exp() * flows.unsqueeze(-1)
-        return share, share.sum(1) if count else None
+        log_share = weights.log.double().movedim(-1, 0).unsqueeze(2) + terms.v - finite(raw.v)
+        share = log_share.exp() * flows
+        return share, share.sum(2).movedim(0, -1) if count else None
 
     def choose(
         self,

@@ -51,8 +51,9 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
         level = plan.levels[n]
         assert isinstance(level, InputLevel)
         given = upward_pass.evidence.of_variables(level.variables)
+        semiring = upward_pass.semiring
         found = level.family.statistics(
-            upward_pass.prepared[level.group], level.rows, given, input_flows, upward_pass.semiring.exact
+            upward_pass.prepared[level.group], level.rows, given, input_flows, semiring.exact, semiring.memory
         )
         counts[level.group] = _merge(counts.get(level.group), found)
     return counts

@@ -42,7 +42,7 @@ CASES = [
 DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bernoulli")]
 
 
-def evaluate_in_log_space(plan, prepared, evidence, dtype) -> Evaluation:
+def evaluate_in_log_space(plan, prepared, evidence, dtype, memory) -> Evaluation:
     """What `evaluate` does where no row can be trusted: all rows once more in log space."""
     rows = torch.arange(evidence.batch_size)
     exact = upward(plan, prepared, evidence, Log())

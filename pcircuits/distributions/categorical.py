@@ -4,15 +4,23 @@ from dataclasses import dataclass
 
 import torch
 
-from pcircuits.distributions.discrete import Discrete
-from pcircuits.distributions.family import LEAST_PROBABILITY
+from pcircuits.distributions.discrete import Discrete, Table
+from pcircuits.distributions.family import LEAST_PROBABILITY, Smoothing
 from pcircuits.errors import ParameterError
-from pcircuits.types import Float, Tensor
+from pcircuits.kernels import probabilities
+from pcircuits.kernels.em_step.cpu import em_step
+from pcircuits.types import Bool, Float, Tensor
+
+_LARGE_VOCABULARY = 1 << 14
 
 
 @dataclass(frozen=True)
 class Categorical(Discrete):
-    """Values 0..V-1 with free probabilities. Parameter: `logits` (G, K, V), normalised over V."""
+    """Values 0..V-1 with free probabilities. Parameter: `logits` (G, K, V), normalised over V.
+
+    In memory they lie value by value, as gathers, products and expected counts do; those of more than 16,384 values unit
+    by unit, as samples read them.
+    """
 
     num_categories: int
     name = "categorical"
@@ -23,10 +31,37 @@ class Categorical(Discrete):
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         weights = torch.rand(groups, units, self.num_categories, generator=generator).mul_(0.9).add_(0.1)
-        return {"logits": weights.div_(weights.sum(-1, keepdim=True)).log_()}  # in place: a vocabulary's table is large
+        weights.div_(weights.sum(-1, keepdim=True)).log_()  # in place: a vocabulary's table is large
+        return {"logits": _value_by_value(weights)}
+
+    def prepare(self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None) -> Table:
+        logits = parameters["logits"].detach()
+        if torch.is_grad_enabled() or support is not None or not logits.mT.is_contiguous():
+            return super().prepare(parameters, support)
+        return Table(probabilities(logits.mT, 1), self, {"logits": logits}, None)
+
+    def maximise_in_place(
+        self,
+        parameters: dict[str, Tensor],
+        prepared: Table,
+        statistics: dict[str, Tensor],
+        smooth: Smoothing,
+        support: Bool[Tensor, "G K V"] | None,
+    ) -> Table | None:
+        log = parameters["logits"].detach().mT
+        if log.device.type != "cpu" or support is not None or not log.is_contiguous():
+            return None
+        em_step(
+            statistics["counts"].to(log.dtype).mT.contiguous(), prepared.linear, log, None, dim=1, **smooth._asdict()
+        )
+        return prepared
 
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
         return parameters["logits"].log_softmax(-1)
 
     def from_table(self, table: Float[Tensor, "G K V"]) -> dict[str, Tensor]:
-        return {"logits": table.clamp_min(LEAST_PROBABILITY).log_()}
+        return {"logits": _value_by_value(table.clamp_min(LEAST_PROBABILITY).log_())}
+
+
+def _value_by_value(logits: Float[Tensor, "G K V"]) -> Float[Tensor, "G K V"]:
+    return logits if logits.shape[-1] > _LARGE_VOCABULARY else logits.mT.contiguous().mT

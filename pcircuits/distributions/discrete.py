@@ -12,6 +12,7 @@ from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
 from pcircuits.kernels import finite, logsumexp, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits.workspace import Memory
 
 _CHUNK_ELEMENTS = 1 << 22
 _LIKELIEST = 256  # values whose weights usually hold the maximum, so that the others need not be looked at
@@ -185,10 +186,10 @@ class Discrete(InputFamily):
             )
 
     def scaled_values(
-        self, prepared: Table, rows: Rows, evidence: InputEvidence
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
     ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
         hard, soft = evidence.observed, evidence.soft
-        values = _gather(prepared.linear, rows, self._integers(evidence))
+        values = _gather(prepared.linear, rows, self._integers(evidence), memory)
         scale = torch.zeros(values.shape[:2], dtype=torch.float64, device=values.device)
         if not hard.all():
             values = torch.where(hard.unsqueeze(-1), values, 1.0)
@@ -241,17 +242,19 @@ class Discrete(InputFamily):
         return found.index_put_(free.where, free.dense(spread * weights, self.num_categories, 0.0))
 
     def statistics(
-        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
     ) -> dict[str, Tensor]:
         groups, categories, units = prepared.linear.shape
-        hard = evidence.observed.unsqueeze(-1)
+        hard = evidence.observed
+        complete = bool(hard.all())
         index = (rows.unsqueeze(1) * categories + self._integers(evidence)).flatten()
-        counts = flows.new_zeros(groups * categories, units).index_add(
-            0, index, torch.where(hard, flows, 0.0).flatten(0, 1)
-        )
-        counts = counts.view(groups, categories, units).mT
-        if not hard.all():
-            counts = counts + self._free_counts(prepared, rows, evidence, torch.where(hard, 0.0, flows), exact)
+        seen = flows if complete else torch.where(hard.unsqueeze(-1), flows, 0.0)
+        out = memory.keep(groups * categories, units, like=flows)
+        zero = flows.new_zeros(groups * categories, units) if out is None else out.zero_()
+        counts = zero.index_add_(0, index, seen.flatten(0, 1)).view(groups, categories, units).mT
+        if not complete:
+            free = torch.where(hard.unsqueeze(-1), 0.0, flows)
+            counts += self._free_counts(prepared, rows, evidence, free, exact)
         return {"counts": counts}
 
     def _free_counts(
@@ -420,7 +423,10 @@ def _mean_log(terms: Float[Tensor, "B K V"]) -> Float[Tensor, "B K"]:
     return ((terms - finite(logsumexp(terms)).unsqueeze(-1)).exp() * finite(terms)).sum(-1)
 
 
-def _gather(table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"]) -> Float[Tensor, "F B K"]:
+def _gather(
+    table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"], memory: Memory | None = None
+) -> Float[Tensor, "F B K"]:
     groups, categories, units = table.shape
-    index = rows.unsqueeze(1) * categories + values
-    return table.reshape(groups * categories, units).index_select(0, index.flatten()).view(*values.shape, units)
+    index = (rows.unsqueeze(1) * categories + values).flatten()
+    out = None if memory is None else memory.keep(len(index), units, like=table)
+    return torch.index_select(table.reshape(groups * categories, units), 0, index, out=out).view(*values.shape, units)

@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import LEAST_COUNT, LEAST_PROBABILITY, em_step
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
+from pcircuits.workspace import Memory
 
-# What learning may shrink a supported probability to: an exact zero would leave gradient learners no way back.
-LEAST_PROBABILITY = 1e-37
-LEAST_COUNT = 1e-37  # a unit with a smaller expected count was never reached
+__all__ = ["LEAST_COUNT", "LEAST_PROBABILITY", "InputFamily", "Picks", "Rows", "Smoothing"]
 
 Rows = Int[Tensor, " F"]
 """For every row of an input level, the row of its parameter group; tied variables share one."""
@@ -58,9 +58,11 @@ class InputFamily(ABC):
         """Log of each unit's value under the evidence (float64): unobserved values summed out, or maximised out."""
 
     def scaled_values(
-        self, prepared: Any, rows: Rows, evidence: InputEvidence
+        self, prepared: Any, rows: Rows, evidence: InputEvidence, memory: Memory
     ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
-        """Linear unit values in the parameters' dtype and the log of the scale they were divided by (float64)."""
+        """Linear unit values in the parameters' dtype and the log of the scale they were divided by (float64): tensors
+        that the caller may overwrite.
+        """
         log_values = self.log_values(prepared, rows, evidence, maximise=False)
         peak = log_values.detach().amax(-1, keepdim=True)
         peak = torch.where(peak.isneginf(), 0.0, peak)
@@ -82,10 +84,16 @@ class InputFamily(ABC):
 
     @abstractmethod
     def statistics(
-        self, prepared: Any, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
+        self,
+        prepared: Any,
+        rows: Rows,
+        evidence: InputEvidence,
+        flows: Float[Tensor, "F B K"],
+        exact: bool,
+        memory: Memory,
     ) -> dict[str, Float[Tensor, "G K S"]]:
-        """Expected sufficient statistics summed over rows and batch; unobserved values count with their conditional
-        expectation.
+        """Expected sufficient statistics summed over rows and batch, in `memory` if need be; unobserved values count
+        with their conditional expectation.
         """
 
     @abstractmethod
@@ -93,6 +101,17 @@ class InputFamily(ABC):
         self, prepared: Any, statistics: dict[str, Tensor], smooth: "Smoothing", support: Bool[Tensor, "G K V"] | None
     ) -> dict[str, Tensor]:
         """New unconstrained parameters from expected sufficient statistics."""
+
+    def maximise_in_place(
+        self,
+        parameters: dict[str, Tensor],
+        prepared: Any,
+        statistics: dict[str, Tensor],
+        smooth: "Smoothing",
+        support: Bool[Tensor, "G K V"] | None,
+    ) -> Any:
+        """As `maximise`, writing over the parameters and over `prepared`, which is returned. None: not offered."""
+        return None
 
     @abstractmethod
     def sample(
@@ -123,21 +142,17 @@ class InputFamily(ABC):
         return {"family": self.name, **asdict(self)}  # type: ignore[call-overload]
 
 
-class Smoothing(tuple):
-    """How counts become parameters: `(pseudocount, relative, step)`.
+class Smoothing(NamedTuple):
+    """How counts become parameters.
 
-    `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with k children; with `relative`, `a` is a fraction of
-    `sum n`.
+    `theta <- (1 - step) theta + step (n + a/k) / (sum n + a)` with k children and a the pseudocount; with `relative`,
+    that times `sum n`.
     """
 
-    def __new__(cls, pseudocount: float, relative: bool, step: float) -> "Smoothing":
-        return super().__new__(cls, (float(pseudocount), relative, float(step)))
+    pseudocount: float
+    relative: bool
+    step: float
 
     def probabilities(self, counts: Tensor, old: Tensor, support: Tensor | None) -> Tensor:
         """New probabilities over the last axis; a unit that was never reached keeps its old ones."""
-        pseudocount, relative, step = self
-        allowed = torch.ones_like(counts) if support is None else support.to(counts.dtype)
-        total = counts.sum(-1, keepdim=True)
-        extra = pseudocount * (total if relative else 1.0)
-        estimate = (counts + extra * allowed / allowed.sum(-1, keepdim=True)) / (total + extra).clamp_min(LEAST_COUNT)
-        return torch.where(total > LEAST_COUNT, (1 - step) * old + step * estimate, old)
+        return em_step(counts, old, support, dim=-1, **self._asdict())

@@ -10,6 +10,7 @@ from pcircuits.distributions.family import LEAST_COUNT, InputFamily, Picks, Rows
 from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.evidence import InputEvidence, rows_of
 from pcircuits.types import Bool, Float, Tensor
+from pcircuits.workspace import Memory
 
 
 class Normal(NamedTuple):
@@ -81,7 +82,7 @@ class Gaussian(InputFamily):
         return torch.stack([(flows * first).sum(-1), (flows * second).sum(-1)], -1)
 
     def statistics(
-        self, prepared: Normal, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
+        self, prepared: Normal, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
     ) -> dict[str, Tensor]:
         first, second = self._moments(prepared, rows, evidence, flows.dtype)
         per_row = torch.stack([flows.sum(1), (flows * first).sum(1), (flows * second).sum(1)], -1)

@@ -3,9 +3,23 @@
 from pcircuits.kernels.choice import chosen
 from pcircuits.kernels.dense_sum import reference as dense_sum
 from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
+from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
 
 linear_sum = chosen(dense_sum.linear_sum)
 linear_sum_flow = chosen(dense_sum.linear_sum_flow)
 
-__all__ = ["finite", "linear_sum", "linear_sum_flow", "log_sum", "log_sum_flow", "logsumexp", "max_sum", "ratio"]
+__all__ = [
+    "LEAST_COUNT",
+    "LEAST_PROBABILITY",
+    "em_step",
+    "finite",
+    "linear_sum",
+    "linear_sum_flow",
+    "log_sum",
+    "log_sum_flow",
+    "logsumexp",
+    "max_sum",
+    "probabilities",
+    "ratio",
+]

@@ -10,8 +10,19 @@ def finite(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(x.isneginf(), 0.0, x)
 
 
-def ratio(numerator: Float[Tensor, "..."], denominator: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """`numerator / denominator`, and 0 where the denominator is 0."""
+_LEAST = {torch.float32: 1e-30, torch.float64: 1e-290}
+
+
+def ratio(
+    numerator: Float[Tensor, "..."], denominator: Float[Tensor, "..."], *, out: Float[Tensor, "..."] | None = None
+) -> Float[Tensor, "..."]:
+    """`numerator / denominator`, and 0 where the denominator is 0.
+
+    With `out`, `numerator / max(denominator, 1e-30)` (1e-290 in float64): for numerators that vanish where the
+    denominator does, and denominators whose share below 1e-30 does not count.
+    """
+    if out is not None:
+        return torch.div(numerator, torch.clamp_min(denominator, _LEAST[denominator.dtype], out=out), out=out)
     possible = denominator > 0
     return torch.where(possible, numerator / torch.where(possible, denominator, 1.0), 0.0)
 

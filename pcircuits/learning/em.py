@@ -34,7 +34,7 @@ class EM(StatisticsLearner):
 
     def update(self, batch: Batch) -> Score:
         found = self.statistics(batch)
-        self._total = found if self._total is None else self._total + found
+        self._total = found * 1.0 if self._total is None else self._total + found
         return score_of(found)
 
     def end_epoch(self) -> None:

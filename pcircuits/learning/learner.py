@@ -11,6 +11,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.errors import DataError, ParameterError
 from pcircuits.statistics import Statistics
 from pcircuits.types import Float, Tensor
+from pcircuits.workspace import Workspace
 
 Objective = Callable[[nn.Module, Any], Tensor]
 """`objective(model, batch)`: a loss to minimise (no axes), or the log likelihood of each row, (B,)."""
@@ -73,10 +74,11 @@ class StatisticsLearner(Learner):
                 f"{self!r} needs a Circuit, whose expected counts it maximises; got {type(model).__name__}"
             )
         self.circuit = model
+        self._workspace = Workspace()
 
     def statistics(self, batch: Batch) -> Statistics:
-        """Expected counts of a batch."""
-        return self.circuit.statistics(batch.data, sample_weights=batch.weights)
+        """Expected counts of a batch, which last until those of the next one."""
+        return self.circuit.statistics(batch.data, sample_weights=batch.weights, workspace=self._workspace)
 
 
 def score_of(statistics: Statistics) -> Score:

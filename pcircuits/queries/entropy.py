@@ -72,7 +72,9 @@ class _Powered(Log):
 def _powered(prepared: Mapping[str, Any], excess: Float[Tensor, ""]) -> dict[str, Any]:
     """Sum weights to the power `1 + excess`, in float64; inputs as they are."""
     return {
-        name: SumWeights(_stretched(value.log, excess), value.linear) if isinstance(value, SumWeights) else value
+        name: SumWeights(value.linear, _stretched(value.log, excess), as_given=True)
+        if isinstance(value, SumWeights)
+        else value
         for name, value in prepared.items()
     }
 

@@ -25,7 +25,7 @@ def is_tree(plan: Plan) -> bool:
         isinstance(level, MixingLevel) or getattr(level, "product", "") == "kronecker" for level in plan.levels
     )
     inputs = [v for level in plan.levels if isinstance(level, InputLevel) for v in level.variables]
-    return not mixing and len(inputs) == len(set(inputs)) and all(i.is_permutation for i in plan.incoming)
+    return not mixing and len(inputs) == len(set(inputs)) and all(i.target is None for i in plan.incoming)
 
 
 class Walk:
@@ -37,7 +37,7 @@ class Walk:
         self.plan, self.prepared, self.current, self.fit = circuit.plan, circuit.prepared(), current, fit
         records = upward(self.plan, self.prepared, current, Scaled(circuit.dtype)).records
         self.inside = {
-            (n, row): v for n, record in enumerate(records) for row, v in enumerate(record.values.v.unbind(0))
+            (n, row): v for n, record in enumerate(records) for row, v in enumerate(peak_one(record.values.v).unbind(0))
         }
         self.children = {
             node: children for n in range(len(self.plan.levels)) for node, children in _children(self.plan, n)
@@ -97,7 +97,7 @@ class Walk:
         weights = level_weights(level, self.prepared, self.current)
         row = slice(node[1], node[1] + 1)
         gates = None if weights.gates is None else Gates(*(x[row] for x in weights.gates))
-        return SumWeights(weights.log, weights.linear[row if len(weights.linear) > 1 else slice(1)], gates)
+        return weights._replace(linear=weights.linear[row if len(weights.linear) > 1 else slice(1)], gates=gates)
 
     def _through_sum(self, node: Node, message: Tensor) -> Tensor:
         weights = self._weights(node)

@@ -19,6 +19,7 @@ from pcircuits.testing.enumeration import MOST_WORLDS, Enumeration
 from pcircuits.testing.examples import EVIDENCE, example_evidence
 from pcircuits.testing.goodness import sample_p_values
 from pcircuits.types import Bool, Float, Shaped, Tensor
+from pcircuits.workspace import Memory
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 LEAST_P_VALUE = 1e-6
@@ -109,7 +110,7 @@ def _check_values(circuit: Circuit, family: InputFamily) -> None:
     x = torch.arange(family.num_categories) if family.num_categories else _grid(circuit)
     given = Evidence(x.view(-1, 1)).of_variables((0,))
     log_values = family.log_values(prepared, row, given, False)[0]
-    v, scale = family.scaled_values(prepared, row, given)
+    v, scale = family.scaled_values(prepared, row, given, Memory())
     _same_log("scaled_values", (v[0].double().log() + scale[0].unsqueeze(-1)), log_values, circuit)
     total = log_values.exp().sum(0) if family.num_categories else torch.trapezoid(log_values.exp(), x, dim=0)
     _require(

@@ -1,0 +1,34 @@
+"""Dense sums that write into given tensors: the definitions of `reference.py` without a temporary of their size."""
+
+import torch
+
+from pcircuits.kernels.guarded import ratio
+from pcircuits.types import Float, Tensor
+
+
+def linear_sum(
+    weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"], *, out: Float[Tensor, "F B O"]
+) -> Float[Tensor, "F B O"]:
+    """`out[f,b,o] = sum_j weights[f,o,j] values[f,b,j]`."""
+    if weights.shape[0] == 1:
+        torch.mm(values[0], weights[0].mT, out=out[0])
+        return out
+    return torch.bmm(values, weights.mT, out=out)
+
+
+def linear_sum_flow(
+    weights: Float[Tensor, "F O J"],
+    values: Float[Tensor, "F B J"],
+    outputs: Float[Tensor, "F B O"],
+    flows: Float[Tensor, "F B O"],
+    *,
+    share: Float[Tensor, "F B O"],
+    out: Float[Tensor, "F B J"],
+    counts: Float[Tensor, "F O J"] | None,
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
+    """Flows of the inputs into `out` and, if given, expected counts of weights into `counts`; `share` is scratch."""
+    ratio(flows, outputs, out=share)
+    torch.bmm(share, weights, out=out).mul_(values)
+    if counts is not None:
+        torch.bmm(share.mT, values, out=counts).mul_(weights)
+    return out, counts

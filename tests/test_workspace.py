@@ -1,0 +1,69 @@
+"""Reused memory changes no answer, and no posterior that was made without it."""
+
+import pytest
+import torch
+
+import pcircuits as pc
+from pcircuits import testing
+from pcircuits.workspace import Workspace
+
+CIRCUITS = [("binary_tree", "cp"), ("rat", "tucker"), ("rat", "cp"), ("hclt", "cp-t"), ("chain", "cp")]
+
+
+def poison(workspace: Workspace) -> None:
+    for block in [*workspace._blocks, *workspace._scratch.values()]:
+        block.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("structure", "layer"), CIRCUITS)
+@pytest.mark.parametrize("weights", ["dense", "sparse"])
+def test_answers_do_not_depend_on_what_the_memory_held(structure: str, layer: str, weights: str) -> None:
+    circuit = testing.example_circuit(structure, layer, weights=weights).requires_grad_(False)
+    workspace, batches = Workspace(), (3, 2, 3)
+    for batch in batches:
+        evidence = testing.example_evidence(circuit, "mixed", batch=batch)
+        evidence = evidence.rows(~circuit.condition(evidence).log_evidence.isneginf())
+        want = circuit.statistics(evidence)
+        with torch.enable_grad():
+            recorded = circuit.requires_grad_().condition(evidence)
+            marginals = recorded.marginals()
+        circuit.requires_grad_(False)
+        found = circuit.statistics(evidence, workspace=workspace)
+        for name, parts in want.counts.items():
+            assert torch.equal(found.counts[name]["counts"], parts["counts"]), name
+        posterior = circuit.condition(evidence, workspace=workspace)
+        assert torch.allclose(posterior.log_evidence, recorded.log_evidence, rtol=1e-5)
+        assert torch.allclose(posterior.marginals(), marginals, atol=1e-5)
+        poison(workspace)
+
+
+def test_a_loop_over_batches_of_one_size_allocates_once() -> None:
+    circuit = testing.example_circuit("rat", "cp")
+    evidence, workspace = testing.example_evidence(circuit, "hard", batch=8), Workspace()
+    circuit.statistics(evidence, workspace=workspace)
+    held, size = {block.data_ptr() for block in workspace._blocks}, workspace.size
+    circuit.statistics(evidence, workspace=workspace)
+    assert {block.data_ptr() for block in workspace._blocks} == held and workspace.size == size > 0
+
+
+def test_a_posterior_owns_its_memory() -> None:
+    circuit = testing.example_circuit("binary_tree", "cp").requires_grad_(False)
+    first, second = (testing.example_evidence(circuit, kind, batch=3) for kind in ("mixed", "soft"))
+    posterior = circuit.condition(first)
+    want = posterior.marginals().clone()
+    circuit.condition(second).marginals()
+    assert torch.equal(posterior.marginals(), want)
+
+
+def test_an_em_step_does_not_write_over_tables_that_users_hold() -> None:
+    hmm, x = pc.HMM(3, 4, 5, seed=0), torch.randint(4, (20, 5), generator=torch.Generator().manual_seed(0))
+    hmm.maximise(hmm.statistics(x))
+    held = hmm.transition, hmm.emission
+    want = [table.clone() for table in held]
+    hmm.maximise(hmm.statistics(x))
+    assert all(torch.equal(a, b) for a, b in zip(held, want, strict=True))
+    assert not torch.equal(hmm.transition, want[0])
+    hmm.maximise(hmm.statistics(x), step=0.5)
+    fresh = pc.HMM(3, 4, 5, seed=1)
+    fresh.load_state_dict(hmm.state_dict())
+    assert torch.equal(fresh.log_prob(x), hmm.log_prob(x)), "a step leaves nothing behind but the parameters"
