@@ -18,7 +18,7 @@ _LARGE_VOCABULARY = 1 << 14
 class Categorical(Discrete):
     """Values 0..V-1 with free probabilities. Parameter: `logits` (G, K, V), normalised over V.
 
-    In memory they lie value by value, as gathers, products and expected counts do; those of more than 16,384 values unit
+    In memory they lie value by value, as gathers, products and expected counts do; more than 16,384 values lie unit
     by unit, as samples read them.
     """
 

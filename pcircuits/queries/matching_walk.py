@@ -37,7 +37,9 @@ class Walk:
         self.plan, self.prepared, self.current, self.fit = circuit.plan, circuit.prepared(), current, fit
         records = upward(self.plan, self.prepared, current, Scaled(circuit.dtype)).records
         self.inside = {
-            (n, row): v for n, record in enumerate(records) for row, v in enumerate(peak_one(record.values.v).unbind(0))
+            (n, row): v
+            for n, record in enumerate(records)
+            for row, v in enumerate(_peak_one(record.values.v).unbind(0))
         }
         self.children = {
             node: children for n in range(len(self.plan.levels)) for node, children in _children(self.plan, n)
@@ -133,6 +135,6 @@ def _nodes(g: Gather, plan: Plan) -> list[Node]:
     return found if g.order is None else [found[i] for i in g.order.tolist()]
 
 
-def _peak_one(x: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def _peak_one(x: Float[Tensor, "*F B K"]) -> Float[Tensor, "*F B K"]:
     peak = x.detach().amax(-1, keepdim=True)
     return x / torch.where(peak > 0, peak, 1.0)
