@@ -37,16 +37,16 @@ def test_parameter_gradients_equal_finite_differences(circuit: pc.Circuit) -> No
     circuit.condition(evidence).log_evidence.sum().backward()
     for name, parameter in circuit.named_parameters():
         assert parameter.grad is not None, name
-        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
-        for i in range(0, len(flat), max(1, len(flat) // 5)):
-            kept, values = flat[i].item(), []
+        for i in range(0, parameter.numel(), max(1, parameter.numel() // 5)):
+            at = tuple(torch.unravel_index(torch.tensor(i), parameter.shape))
+            kept, values = parameter[at].item(), []
             for shift in (1e-5, -1e-5):
                 with torch.no_grad():
-                    parameter.view(-1)[i] = kept + shift
+                    parameter[at] = kept + shift
                 values.append(circuit.condition(evidence).log_evidence.sum().item())
             with torch.no_grad():
-                parameter.view(-1)[i] = kept
-            assert float(gradient[i]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6), name
+                parameter[at] = kept
+            assert float(parameter.grad[at]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6), name
 
 
 def test_marginals_are_the_gradient_of_the_log_evidence(circuit: pc.Circuit) -> None:
