@@ -138,9 +138,7 @@ class ModuleBackbone:
     def _normalised(self, logits: Float[Tensor, "B S W"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
         bias = self._bias.to(logits.device)
         result = (logits[..., : self.vocab_size].float() + bias).log_softmax(-1)
-        if (bad := result.isnan().any(-1) & known).any():
-            rows = bad.any(1).nonzero().flatten()[:8].tolist()
-            raise pc.EvidenceError(f"the backbone's predictions are NaN, +inf or all -inf in batch rows {rows}")
+        require_finite(result, known)
         return result if known.all() else torch.where(known.unsqueeze(-1), result, bias.log_softmax(-1))
 
     @property
@@ -228,9 +226,8 @@ class ModuleBackbone:
     ) -> tuple[Float[Tensor, "B S X"], Bool[Tensor, "B S"]]:
         """What `read` finds for the positions of the span, and where it says anything."""
         self._require(tokens, valid)
-        start, stop, step = (span or slice(None)).indices(tokens.shape[1])
-        if step != 1 or start >= stop:
-            raise pc.ShapeError(f"`span` must select consecutive positions of {tokens.shape[1]}, got {span}")
+        positions = consecutive(span, tokens.shape[1])
+        start, stop = positions.start, positions.stop
         present = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         known = present & (present.cumsum(1) > 1) if self.shift else present
         if self.shift and (bad := (tokens == self.mask_id) & present & ~known).any():
@@ -275,18 +272,46 @@ class ModuleBackbone:
         return F.pad(found, (0, 0, 1, 0)) if start == 0 else found
 
     def _require(self, tokens: Tensor, valid: Tensor | None) -> None:
-        if tokens.ndim != 2 or tokens.dtype != torch.long or not tokens.numel():
-            raise pc.ShapeError(f"`tokens` must be int64 (B, L), got {tokens.dtype} of shape {tuple(tokens.shape)}")
+        require_tokens(tokens, valid)
         if self.max_length is not None and tokens.shape[1] > self.max_length:
             raise pc.ShapeError(f"{tokens.shape[1]} tokens exceed this backbone's `max_length` of {self.max_length}")
-        if valid is not None and (valid.dtype != torch.bool or valid.shape != tokens.shape):
-            shape = tuple(tokens.shape)
-            raise pc.ShapeError(f"`valid` must be bool of shape {shape}, got {valid.dtype} {tuple(valid.shape)}")
         unknown = ((tokens < 0) | (tokens >= self.width)) & (tokens != self.mask_id)
-        bad = unknown.any(1) if valid is None else (unknown & valid).any(1) | ~valid.any(1)
-        if bad.any():
-            rows = bad.nonzero().flatten()[:8].tolist()
-            raise pc.DataError(f"rows {rows} hold ids outside 0..{self.width - 1}, or nothing but padding")
+        require_known(unknown, valid, self.width - 1)
+
+
+def require_tokens(tokens: Tensor, valid: Tensor | None) -> None:
+    """Raises pc.ShapeError unless tokens are int64 (B, L) and `valid` is bool of their shape."""
+    if tokens.ndim != 2 or tokens.dtype != torch.long or not tokens.numel():
+        raise pc.ShapeError(f"`tokens` must be int64 (B, L), got {tokens.dtype} of shape {tuple(tokens.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != tokens.shape):
+        shape = tuple(tokens.shape)
+        raise pc.ShapeError(f"`valid` must be bool of shape {shape}, got {valid.dtype} {tuple(valid.shape)}")
+
+
+def require_known(unknown: Bool[Tensor, "B L"], valid: Bool[Tensor, "B L"] | None, highest: int) -> None:
+    """Raises pc.DataError where a token outside padding is unknown, or a row is nothing but padding."""
+    bad = unknown.any(1) if valid is None else (unknown & valid).any(1) | ~valid.any(1)
+    if bad.any():
+        rows = bad.nonzero().flatten()[:8].tolist()
+        raise pc.DataError(f"rows {rows} hold ids outside 0..{highest}, or nothing but padding")
+
+
+def require_finite(log_marginals: Float[Tensor, "B S V"], known: Bool[Tensor, "B S"] | None = None) -> None:
+    """Raises pc.EvidenceError where normalised predictions of known positions are NaN."""
+    bad = log_marginals.isnan().any(-1)
+    if known is not None:
+        bad = bad & known
+    if bad.any():
+        rows = bad.any(1).nonzero().flatten()[:8].tolist()
+        raise pc.EvidenceError(f"the backbone's predictions are NaN, +inf or all -inf in batch rows {rows}")
+
+
+def consecutive(span: slice | None, length: int) -> slice:
+    """The span's first and last position; raises pc.ShapeError unless it selects consecutive ones."""
+    start, stop, step = (span or slice(None)).indices(length)
+    if step != 1 or start >= stop:
+        raise pc.ShapeError(f"`span` must select consecutive positions of {length}, got {span}")
+    return slice(start, stop)
 
 
 class CallableBackbone(ModuleBackbone):

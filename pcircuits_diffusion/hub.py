@@ -12,7 +12,8 @@ import torch
 
 import pcircuits as pc
 from pcircuits_diffusion.head import CoupledHead
-from pcircuits_diffusion.pretrained import FILES, PRIOR_FOLDER, BackboneInfo, save_head
+from pcircuits_diffusion.mixture import HeadMixture
+from pcircuits_diffusion.pretrained import FILES, PART_FOLDER, PRIOR_FOLDER, BackboneInfo, save_head
 
 CARD_FILE = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -45,7 +46,7 @@ def find_head(folder_or_hub_id: str | os.PathLike, *, revision: str | None = Non
 
 
 def upload_head(
-    head: CoupledHead,
+    head: CoupledHead | HeadMixture,
     backbone: BackboneInfo,
     repo_id: str,
     *,
@@ -78,21 +79,23 @@ def upload_head(
                 folder_path=folder,
                 commit_message=commit_message,
                 revision=revision,
-                delete_patterns=f"{PRIOR_FOLDER}/*.safetensors",
+                delete_patterns=[f"{PRIOR_FOLDER}/*.safetensors", f"{PART_FOLDER.format('*')}/*"],
             )
     return str(commit.commit_url)
 
 
-def model_card(head: CoupledHead, backbone: BackboneInfo, repo_id: str) -> str:
+def model_card(head: CoupledHead | HeadMixture, backbone: BackboneInfo, repo_id: str) -> str:
     """What the repository's page says: for which backbone the head is, what it is, and how to use it."""
     named_revision = f", revision `{backbone.revision}`" if backbone.revision else ""
     base = [f"base_model: {backbone.name}"] if _HUB_ID.fullmatch(backbone.name) else []
     front = ["---", "library_name: pcircuits", *base, "tags:", "- discrete-diffusion", "- probabilistic-circuit", "---"]
-    facts = {
-        "prior": f"{type(head.prior).__name__}, {head.prior.extra_repr()}",
-        "block": f"{head.block_length} tokens of {head.vocab_size}",
-        **head.options,
-    }
+    facts = {"block": f"{head.block_length} tokens of {head.vocab_size}"}
+    if isinstance(head, HeadMixture):
+        shares = head.log_shares.softmax(0).tolist()
+        for number, (part, share) in enumerate(zip(head.parts, shares, strict=True)):
+            facts[f"head {number}"] = f"share {share:.3f}; " + ", ".join(f"{k} {v}" for k, v in _facts(part).items())
+    else:
+        facts = {**_facts(head), **facts}
     return "\n".join(
         [
             *front,
@@ -113,6 +116,10 @@ def model_card(head: CoupledHead, backbone: BackboneInfo, repo_id: str) -> str:
             "",
         ]
     )
+
+
+def _facts(head: CoupledHead) -> dict[str, Any]:
+    return {"prior": f"{type(head.prior).__name__}, {head.prior.extra_repr()}", **head.options}
 
 
 @contextmanager

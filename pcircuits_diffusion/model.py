@@ -328,11 +328,9 @@ class CoupledDiffusion:
                 raise pc.ShapeError(f"{of}, this backbone has {got}")
         return cls(backbone, head)
 
-    def _saved_head(self) -> CoupledHead:
+    def _saved_head(self) -> CoupledHead | HeadMixture:
         if self.head is None:
             raise pc.ParameterError("there is no head to save; the backbone is saved by its own means")
-        if isinstance(self.head, HeadMixture):
-            raise pc.ParameterError("a mixture is saved head by head: save each of `head.parts` by itself")
         return self.head
 
     def _info(self, name: str | None, revision: str | None) -> BackboneInfo:

@@ -1,4 +1,6 @@
-"""A head as files: `prior/` (see `pc.save`), `head.safetensors` and `head.json`. Never pickle, never the backbone."""
+"""A head as files: `prior/` (see `pc.save`), `head.safetensors` and `head.json`; a mixture has its shares there, and a
+folder `part-<n>` for each of its heads. Never pickle, never the backbone.
+"""
 
 import hashlib
 import json
@@ -12,12 +14,15 @@ import pcircuits as pc
 from pcircuits.files import read_bytes, read_safetensors, write_atomically, write_safetensors
 from pcircuits.types import Tensor
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.mixture import HeadMixture
 
-FORMAT, FORMAT_VERSION = "pcircuits_diffusion.head", 1
+FORMAT, MIXTURE_FORMAT, FORMAT_VERSION = "pcircuits_diffusion.head", "pcircuits_diffusion.mixture", 1
 CONFIG_FILE, TENSORS_FILE, PRIOR_FOLDER = "head.json", "head.safetensors", "prior"
 PRIOR_FILE = f"{PRIOR_FOLDER}/circuit.json"  # names the prior's tensors by their checksum
-FILES = (CONFIG_FILE, TENSORS_FILE, PRIOR_FILE, f"{PRIOR_FOLDER}/circuit-*.safetensors")
-FIELDS = {"backbone", "options", "sha256"}
+PART_FOLDER = "part-{}"
+HEAD_FILES = (CONFIG_FILE, TENSORS_FILE, PRIOR_FILE, f"{PRIOR_FOLDER}/circuit-*.safetensors")
+FILES = (*HEAD_FILES, *(f"{PART_FOLDER.format('*')}/{name}" for name in HEAD_FILES))
+FIELDS = {FORMAT: {"backbone", "options", "sha256"}, MIXTURE_FORMAT: {"backbone", "sha256"}}
 
 
 class BackboneInfo(NamedTuple):
@@ -42,35 +47,57 @@ class BackboneInfo(NamedTuple):
 
 
 def save_head(
-    head: CoupledHead, folder: str | os.PathLike, backbone: BackboneInfo, dtype: torch.dtype | None = None
+    head: CoupledHead | HeadMixture,
+    folder: str | os.PathLike,
+    backbone: BackboneInfo,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes each file atomically, the description with the others' checksums last: `load_head` notices a folder in
-    which saving was interrupted. `dtype=torch.float16` halves the prior.
+    which saving was interrupted. `dtype=torch.float16` halves the prior. What the heads of a mixture share is written
+    once a head, and is not shared when it comes back.
 
     Raises:
         pc.ParameterError: options of the head that JSON cannot hold.
     """
     folder = Path(folder)
-    config = {
-        "format": FORMAT,
+    common = {
         "version": FORMAT_VERSION,
         "libraries": {"pcircuits": pc.__version__, "torch": torch.__version__},
         "backbone": backbone._asdict(),
-        "options": head.options,
     }
+    if isinstance(head, HeadMixture):
+        config, sums = {"format": MIXTURE_FORMAT, **common}, _save_mixture(head, folder, backbone, dtype)
+    else:
+        config = {"format": FORMAT, **common, "options": head.options}
+        sums = _save_single(head, folder, config, dtype)
+    config["sha256"] = sums
+    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1).encode() + b"\n")
+
+
+def _save_single(head: CoupledHead, folder: Path, config: dict, dtype: torch.dtype | None) -> dict[str, str]:
+    """Checksums of what was written."""
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise pc.ParameterError(f"the head has options that {CONFIG_FILE} cannot hold: {error}") from error
     pc.save(head.prior, folder / PRIOR_FOLDER, dtype=dtype)
-    config["sha256"] = {
-        TENSORS_FILE: write_safetensors(folder / TENSORS_FILE, _own_tensors(head)),
-        PRIOR_FILE: _sha256(folder / PRIOR_FILE),
-    }
-    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1).encode() + b"\n")
+    tensors = write_safetensors(folder / TENSORS_FILE, _own_tensors(head))
+    return {TENSORS_FILE: tensors, PRIOR_FILE: _sha256(folder / PRIOR_FILE)}
 
 
-def load_head(folder: str | os.PathLike) -> tuple[CoupledHead, BackboneInfo]:
+def _save_mixture(
+    mixture: HeadMixture, folder: Path, backbone: BackboneInfo, dtype: torch.dtype | None
+) -> dict[str, str]:
+    """Checksums of what was written."""
+    names = [PART_FOLDER.format(number) for number in range(len(mixture.parts))]
+    for name, head in zip(names, mixture.parts, strict=True):
+        save_head(head, folder / name, backbone, dtype)
+    own = {"log_shares": mixture.log_shares.detach()}
+    found = {TENSORS_FILE: write_safetensors(folder / TENSORS_FILE, own)}
+    return found | {f"{name}/{CONFIG_FILE}": _sha256(folder / name / CONFIG_FILE) for name in names}
+
+
+def load_head(folder: str | os.PathLike) -> tuple[CoupledHead | HeadMixture, BackboneInfo]:
     """What `save_head` wrote.
 
     Raises:
@@ -78,17 +105,41 @@ def load_head(folder: str | os.PathLike) -> tuple[CoupledHead, BackboneInfo]:
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG_FILE)
+    read = _load_mixture if config["format"] == MIXTURE_FORMAT else _load_single
+    try:
+        backbone = BackboneInfo.from_json(config["backbone"])
+        return read(folder, config), backbone
+    except (TypeError, ValueError) as error:
+        if isinstance(error, pc.FormatError):
+            raise
+        raise pc.FormatError(f"{folder / CONFIG_FILE} does not describe a head: {error}") from error
+
+
+def _load_single(folder: Path, config: dict[str, Any]) -> CoupledHead:
     tensors = read_safetensors(folder / TENSORS_FILE, sha256=config["sha256"][TENSORS_FILE]).tensors
     if _sha256(folder / PRIOR_FILE) != config["sha256"][PRIOR_FILE]:
         raise pc.FormatError(f"{folder / PRIOR_FILE} is not the prior that this head was saved with; save it again")
-    prior = pc.load(folder / PRIOR_FOLDER)
-    try:
-        head = CoupledHead(prior, **config["options"])
-        backbone = BackboneInfo.from_json(config["backbone"])
-    except (TypeError, ValueError) as error:
-        raise pc.FormatError(f"{folder / CONFIG_FILE} does not describe a head: {error}") from error
+    head = CoupledHead(pc.load(folder / PRIOR_FOLDER), **config["options"])
     _load_tensors(head, tensors, folder / TENSORS_FILE)
-    return head, backbone
+    return head
+
+
+def _load_mixture(folder: Path, config: dict[str, Any]) -> HeadMixture:
+    sums, heads = dict(config["sha256"]), []
+    shares = read_safetensors(folder / TENSORS_FILE, sha256=sums.pop(TENSORS_FILE)).tensors
+    for number in range(len(sums)):
+        path = folder / PART_FOLDER.format(number) / CONFIG_FILE
+        if _sha256(path) != sums[path.relative_to(folder).as_posix()]:
+            raise pc.FormatError(f"{path} is not of the head that this mixture was saved with; save it again")
+        head, _ = load_head(path.parent)
+        if not isinstance(head, CoupledHead):
+            raise pc.FormatError(f"{path} must describe a single head")
+        heads.append(head)
+    mixture = HeadMixture(heads)
+    if {name: tuple(t.shape) for name, t in shares.items()} != {"log_shares": tuple(mixture.log_shares.shape)}:
+        raise pc.FormatError(f"{folder / TENSORS_FILE} must hold the {len(heads)} heads' `log_shares` alone")
+    mixture.load_state_dict(shares, strict=False)
+    return mixture
 
 
 def _own_tensors(head: CoupledHead) -> dict[str, Tensor]:
@@ -111,16 +162,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         kind, version = config["format"], config["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise pc.FormatError(f"{path} does not describe a saved head: {error!r}") from error
-    if kind != FORMAT:
-        raise pc.FormatError(f"{path} describes {kind!r}, expected {FORMAT!r}")
+    if kind not in (FORMAT, MIXTURE_FORMAT):
+        raise pc.FormatError(f"{path} describes {kind!r}, expected {FORMAT!r} or {MIXTURE_FORMAT!r}")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise pc.FormatError(f"{path} has version {version!r}, this package reads up to {FORMAT_VERSION}; upgrade it")
-    if missing := FIELDS - set(config):
+    fields = FIELDS[kind]
+    if missing := fields - set(config):
         raise pc.FormatError(f"{path} lacks {', '.join(sorted(missing))}")
-    wrong = [field for field in sorted(FIELDS) if not isinstance(config[field], dict)]
-    if wrong or set(config["sha256"]) != {TENSORS_FILE, PRIOR_FILE}:
+    wrong = [field for field in sorted(fields) if not isinstance(config[field], dict)]
+    if wrong or set(config["sha256"]) != _checked_files(kind, config["sha256"]):
         raise pc.FormatError(f"{path} does not describe a head: {(wrong or ['sha256'])[0]!r} is malformed")
     return config
+
+
+def _checked_files(kind: str, sums: dict[str, Any]) -> set[str]:
+    """The files whose checksums a description of so many entries must give."""
+    if kind == FORMAT:
+        return {TENSORS_FILE, PRIOR_FILE}
+    return {TENSORS_FILE, *(f"{PART_FOLDER.format(number)}/{CONFIG_FILE}" for number in range(max(2, len(sums) - 1)))}
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pcircuits as pc
 from pcircuits.files import write_atomically
+from pcircuits_diffusion.backbone import consecutive, require_finite, require_known, require_tokens
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "backbone.safetensors"
@@ -112,20 +114,29 @@ class MaskedTransformer(nn.Module):
 
     @torch.no_grad()
     def log_marginals(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Tensor:
-        """log p(x_i = v | unmasked tokens), (B, |span|, V); see `Backbone.log_marginals`."""
-        return self.logits(self.hidden(tokens, valid=valid, span=span)).log_softmax(-1)
+        """log p(x_i = v | unmasked tokens), (B, |span|, V); see `Backbone.log_marginals`.
+
+        Raises:
+            pc.ShapeError, pc.DataError, pc.EvidenceError: as `ModuleBackbone`.
+        """
+        return self._normalised(self.hidden(tokens, valid=valid, span=span))
 
     def predict(
         self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log marginals (B, |span|, V) and hidden states (B, |span|, D) of one pass, with gradients."""
-        states = self(tokens, valid)[:, span or slice(None)]
-        return self.logits(states).log_softmax(-1), states
+        states = self(tokens, valid)[:, consecutive(span, tokens.shape[1])]
+        return self._normalised(states), states
+
+    def _normalised(self, states: Tensor) -> Tensor:
+        found = self.logits(states).log_softmax(-1)
+        require_finite(found)
+        return found
 
     @torch.no_grad()
     def hidden(self, tokens: Tensor, *, valid: Tensor | None = None, span: slice | None = None) -> Tensor:
         """The last hidden states, after the final norm, (B, |span|, D)."""
-        return self(tokens, valid)[:, span or slice(None)]
+        return self(tokens, valid)[:, consecutive(span, tokens.shape[1])]
 
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and `backbone.safetensors` (float16) into `folder`."""
@@ -144,12 +155,11 @@ class MaskedTransformer(nn.Module):
         return model.eval()
 
     def _check(self, tokens: Tensor, valid: Tensor | None) -> None:
-        if tokens.ndim != 2:
-            raise ValueError(f"tokens must have shape (B, L), got {tuple(tokens.shape)}")
+        require_tokens(tokens, valid)
         if tokens.shape[1] > self.config.max_length:
-            raise ValueError(f"{tokens.shape[1]} tokens exceed this backbone's max_length of {self.config.max_length}")
-        if valid is not None and valid.shape != tokens.shape:
-            raise ValueError(f"valid must have the tokens' shape {tuple(tokens.shape)}, got {tuple(valid.shape)}")
+            limit = self.config.max_length
+            raise pc.ShapeError(f"{tokens.shape[1]} tokens exceed this backbone's max_length of {limit}")
+        require_known((tokens < 0) | (tokens > self.mask_id), valid, self.mask_id)
 
     def _shift(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """The token before each position, `eos` before the first valid one."""

@@ -11,6 +11,7 @@ from rich.table import Table
 import pcircuits as pc
 from pcircuits_diffusion import embedded, pretrained, resolve
 from pcircuits_diffusion.backbones.transformer import CONFIG_FILE, WEIGHTS_FILE
+from pcircuits_diffusion.mixture import HeadMixture
 
 MIB = 2**20
 FLOAT_BYTES = 4  # parameters are float32 in memory
@@ -59,6 +60,14 @@ def describe(folder: Path) -> dict[str, Any]:
 def describe_head(folder: Path) -> dict[str, Any]:
     head, _ = pretrained.load_head(folder)
     saved = json.loads((folder / pretrained.CONFIG_FILE).read_text(encoding="utf-8"))
+    if isinstance(head, HeadMixture):
+        parts = [describe_head(folder / pretrained.PART_FOLDER.format(n)) for n in range(len(head.parts))]
+        shares = head.log_shares.softmax(0).tolist()
+        named = {
+            f"head {n}": {"share": round(share, 3), "options": part["options"], "prior": part["prior"]}
+            for n, (share, part) in enumerate(zip(shares, parts, strict=True))
+        }
+        return {"kind": "mixture of heads", "backbone": saved["backbone"], **named, **_sizes(head, folder)}
     prior = head.prior
     return {
         "kind": "head",

@@ -15,6 +15,7 @@ import pcircuits as pc
 import pcircuits_diffusion as pcd
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.head import CoupledHead
+from pcircuits_diffusion.mixture import HeadMixture
 from pcircuits_diffusion.model import CoupledDiffusion
 from tests.diffusion.tiny_models import VOCAB, hmm, table_backbone, transformer
 
@@ -72,12 +73,12 @@ class Hub:
         return (self.at(repo_id, revision) / name).exists()
 
     def upload_folder(
-        self, *, repo_id: str, folder_path: str, commit_message: str, revision: str | None, delete_patterns: str
+        self, *, repo_id: str, folder_path: str, commit_message: str, revision: str | None, delete_patterns: list[str]
     ) -> Any:
         self.note("upload_folder", commit_message=commit_message, revision=revision)
         target = self.at(repo_id, revision)
         for path in target.rglob("*"):
-            if path.is_file() and fnmatch(path.relative_to(target).as_posix(), delete_patterns):
+            if path.is_file() and any(fnmatch(path.relative_to(target).as_posix(), p) for p in delete_patterns):
                 path.unlink()
         shutil.copytree(folder_path, target, dirs_exist_ok=True)
         return SimpleNamespace(commit_url=f"https://example.org/{repo_id}/commit/1")
@@ -131,6 +132,17 @@ def test_each_revision_has_its_head(hub: Hub, model: CoupledDiffusion) -> None:
         got = CoupledDiffusion.from_pretrained(REPO, backbone=table_backbone(), revision=revision)
         assert same(got, want)
     assert len(list((hub.at(REPO, "wide") / "prior").glob("*.safetensors"))) == 1, "what is replaced is deleted"
+
+
+def test_a_mixture_goes_to_the_hub_and_comes_back(hub: Hub, model: CoupledDiffusion) -> None:
+    mixture = CoupledDiffusion(table_backbone(), HeadMixture([CoupledHead(hmm()), CoupledHead(hmm(3))]))
+    mixture.push_to_hub(REPO, backbone_name="tiny/table")
+    assert same(CoupledDiffusion.from_pretrained(REPO, backbone=table_backbone()), mixture)
+    card = (hub.at(REPO, None) / "README.md").read_text()
+    assert "| head 1 | share 0.500; prior HMM" in card
+    model.push_to_hub(REPO)
+    assert same(CoupledDiffusion.from_pretrained(REPO, backbone=table_backbone()), model)
+    assert not list(hub.at(REPO, None).glob("part-*/*.*")), "what is replaced is deleted"
 
 
 def test_the_card_says_how_to_use_it_and_a_written_one_stays(hub: Hub, model: CoupledDiffusion) -> None:

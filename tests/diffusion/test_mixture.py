@@ -1,6 +1,9 @@
 """A mixture of heads is one exact distribution, decoded and trained like one head."""
 
 import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ import torch
 import pcircuits as pc
 from pcircuits import testing
 from pcircuits_diffusion.backbone import CallableBackbone
+from pcircuits_diffusion.cli.info import describe_head
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.mixture import HeadMixture
 from pcircuits_diffusion.model import CoupledDiffusion
+from pcircuits_diffusion.pretrained import BackboneInfo, save_head
 from pcircuits_diffusion.training import train_head
 from tests.diffusion.tiny_models import LENGTH, VOCAB, all_blocks, hmm, table_backbone
 
@@ -101,11 +106,54 @@ def test_training_finds_the_better_head() -> None:
     assert mixture.log_shares.softmax(0)[0] > 0.7
 
 
-def test_what_it_refuses(mixture: HeadMixture, tmp_path) -> None:
+def test_it_comes_back_as_it_was(mixture: HeadMixture, tmp_path: Path) -> None:
+    model = CoupledDiffusion(table_backbone(), mixture)
+    model.save_pretrained(tmp_path, backbone_name="tiny/table")
+    again = CoupledDiffusion.from_pretrained(tmp_path, backbone=table_backbone())
+    assert isinstance(again.head, HeadMixture) and torch.equal(again.head.log_shares, mixture.log_shares)
+    assert [part.options for part in again.head.parts] == [part.options for part in mixture.parts]
+    logits, tokens, mask = blocks()
+    assert torch.equal(again.head(logits, None, tokens, mask).log_prob(tokens), mixture(*inputs()).log_prob(tokens))
+    model.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    facts = describe_head(tmp_path)
+    assert facts["kind"] == "mixture of heads" and facts["head 1"]["prior"]["states"] == 3
+
+
+def inputs() -> tuple[torch.Tensor, None, torch.Tensor, torch.Tensor]:
+    logits, tokens, mask = blocks()
+    return logits, None, tokens, mask
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "part-1" / "head.json").unlink(), "part-1"),
+        (lambda folder: (folder / "head.safetensors").write_bytes(b""), "head.safetensors"),
+        (lambda folder: save_head(CoupledHead(hmm(5)), folder / "part-2", BackboneInfo("x", VOCAB, None)), "part-2"),
+        (lambda folder: edit(folder, lambda config: config["sha256"].popitem()), r"log_shares"),
+        (lambda folder: edit(folder, lambda config: config.pop("sha256")), "lacks sha256"),
+        (lambda folder: edit(folder, lambda config: config["sha256"].update(other="0")), "'sha256' is malformed"),
+    ],
+)
+def test_spoilt_files_are_refused(
+    mixture: HeadMixture, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    CoupledDiffusion(table_backbone(), mixture).save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(pc.FormatError, match=message):
+        CoupledDiffusion.from_pretrained(tmp_path, backbone=table_backbone())
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    config = json.loads((folder / "head.json").read_text())
+    change(config)
+    (folder / "head.json").write_text(json.dumps(config))
+
+
+def test_what_it_refuses(mixture: HeadMixture) -> None:
     with pytest.raises(pc.ParameterError, match="at least two heads, got 1"):
         HeadMixture([CoupledHead(hmm())])
     with pytest.raises(pc.ShapeError, match="must share block length and vocabulary"):
         HeadMixture([CoupledHead(hmm()), CoupledHead(hmm(vocab=5))])
-    with pytest.raises(pc.ParameterError, match="saved head by head"):
-        CoupledDiffusion(table_backbone(), mixture).save_pretrained(tmp_path)
     assert mixture.gamma is None and mixture.active(torch.ones(2, LENGTH, dtype=torch.bool)).all()

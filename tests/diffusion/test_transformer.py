@@ -69,8 +69,8 @@ def test_causal_model_sees_only_the_past(tokens: torch.Tensor) -> None:
     ("tokens", "valid", "message"),
     [
         (torch.zeros(1, 13, dtype=torch.long), None, "13 tokens exceed this backbone's max_length of 12"),
-        (torch.zeros(3, dtype=torch.long), None, r"must have shape \(B, L\), got \(3,\)"),
-        (torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool), r"got \(1, 2\)"),
+        (torch.zeros(3, dtype=torch.long), None, r"int64 \(B, L\), got torch.int64 of shape \(3,\)"),
+        (torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool), r"got torch.bool \(1, 2\)"),
     ],
 )
 def test_refuses_wrong_shapes(tokens: torch.Tensor, valid: torch.Tensor | None, message: str) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from pcircuits_diffusion import Guided, ModuleBackbone, backbones, load_backbone
 from tests.diffusion.backbones import native, stand_ins
+from tests.diffusion.tiny_models import transformer
 
 MASK = 3
 LENGTH, PROMPT = 9, 5  # the last four positions are open
@@ -55,6 +56,7 @@ STAND_INS: dict[str, Callable[[], Case]] = {
     "sedd": lambda: _behind(backbones.sedd, stand_ins.SEDD()),
     "guided": _guided,
     "function": _function,
+    "ours": lambda: Case(transformer(vocab=11, max_length=LENGTH), ()),
 }
 NATIVE = [*native.CONFIGS, "diffusion_gemma"]
 
@@ -70,15 +72,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+def build(name: str, folders: dict[str, Path]) -> Case:
+    if name in STAND_INS:
+        return STAND_INS[name]()
+    backbone = load_backbone(folders[name])
+    if name == "diffusion_gemma":
+        return Case(backbone, (), PROMPT)
+    never = [*range(4), *range(24, 30)] if name == "esm" else [0, MASK]
+    return Case(backbone, tuple(never))
+
+
 @pytest.fixture(params=[*STAND_INS, *NATIVE])
 def case(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Case:
-    if request.param in STAND_INS:
-        return STAND_INS[request.param]()
-    backbone = load_backbone(folders[request.param])
-    if request.param == "diffusion_gemma":
-        return Case(backbone, (), PROMPT)
-    never = [*range(4), *range(24, 30)] if request.param == "esm" else [0, MASK]
-    return Case(backbone, tuple(never))
+    return build(request.param, folders)
 
 
 @pytest.fixture
