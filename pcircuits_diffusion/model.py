@@ -106,9 +106,9 @@ class CoupledDiffusion:
             seeds: one a row instead, which makes each row's result independent of the others in the batch.
             constraint: what every row's new text must satisfy, block by block; see `pcircuits_diffusion.constraints`.
             options: the fields of `Settings` (`decoding/settings.py`), which has their names elsewhere: steps,
-                block_length, region, see_ahead, quota, bound, remasking, order_temperature, confidence_from,
-                tempered_confidence, sampling, temperature, top_p, top_k, eos_id, after_eos, eos_penalty,
-                suppress_tokens, begin_suppress_tokens, reviser, cache, max_context.
+                block_length, region, see_ahead, quota, bound, drift, history, remasking, order_temperature,
+                confidence_from, tempered_confidence, sampling, temperature, top_p, top_k, eos_id, after_eos,
+                eos_penalty, suppress_tokens, begin_suppress_tokens, reviser, cache, max_context.
 
         Raises:
             pc.ParameterError, pc.ShapeError, pc.DataError: before the first step, where arguments do not fit.

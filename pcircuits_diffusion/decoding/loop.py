@@ -11,6 +11,7 @@ from pcircuits_diffusion.backbone import Backbone
 from pcircuits_diffusion.constraints import ConstrainedText
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
 from pcircuits_diffusion.decoding.canvas import Canvas
+from pcircuits_diffusion.decoding.drift import Drift
 from pcircuits_diffusion.decoding.predictions import adjust, require_marginals, truncate
 from pcircuits_diffusion.decoding.proposals import SAMPLERS
 from pcircuits_diffusion.decoding.quota import SCHEDULES, least
@@ -102,6 +103,7 @@ def decode(
             models.backbone, canvas, region, _rows(allowed), models.needs_hidden, settings.cache == "prefix"
         )
         constrain = None if constraint is None else _constrain(constraint, canvas, region)
+        drift = Drift(len(canvas.tokens), settings.history) if settings.quota == "klass" else None
         canvas.renew_noise(reader.all_rows, randomness)
         steps = region.steps
         if steps is None and settings.quota in SCHEDULES:
@@ -117,6 +119,8 @@ def decode(
                 continue
             rows, counts, left = rows[busy], counts[busy], None if left is None else left[busy]
             view = look(reader, canvas, region, rows, allowed[rows], counts, settings)
+            if drift is not None:
+                view = view._replace(drift=drift.update(rows, view.log_marginals))
             tokens, positions = propose(models, view, rows, settings.rule, randomness, constrain)
             revision = Revision(view, canvas.decided(region)[rows], canvas.confidence[rows, region.decoded], step, left)
             taken_back = revise(settings.reviser, revision, rows, randomness)

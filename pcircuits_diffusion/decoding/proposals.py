@@ -76,7 +76,8 @@ def choose(
 
     chosen = first_of(order, view.counts)
     if rule.quota in ADAPTIVE:
-        ranking = Ranking(candidates, order, view.open.sum(-1), log_joint)
+        stable = None if view.drift is None else view.drift <= rule.drift
+        ranking = Ranking(candidates, order, view.open.sum(-1), log_joint, stable)
         accepted = ADAPTIVE[rule.quota].accept(ranking, rule.bound)
         chosen |= torch.zeros_like(chosen).scatter(-1, order, accepted)
     return chosen & view.open

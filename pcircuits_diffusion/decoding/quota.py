@@ -21,12 +21,14 @@ class Ranking(NamedTuple):
     """What an adaptive rule sees: the proposals, and the positions in order of score, the `sizes` open ones first.
 
     `log_joint(n)`: exact log probability of each row's first n proposals jointly, all other positions summed out.
+    `stable` (B, L): positions whose predictions have settled, see `Drift`; None where the rule does not ask.
     """
 
     candidates: Candidates
     order: Int[Tensor, "B L"]
     sizes: Int[Tensor, " B"]
     log_joint: Callable[[Tensor], Tensor]
+    stable: Bool[Tensor, "B L"] | None = None
 
     @property
     def confidence(self) -> Float[Tensor, "B L"]:
@@ -104,6 +106,14 @@ def entropy_bounded(ranking: Ranking, bound: float) -> Bool[Tensor, "B L"]:
     return ranking.entropy.cumsum(-1) - ranking.entropy.cummax(-1).values <= bound
 
 
+def klass(ranking: Ranking, bound: float) -> Bool[Tensor, "B L"]:
+    """All with confidence at least tau whose predictions have settled: in each of the last `history` steps they moved
+    by no more than `drift` nats of KL divergence (KLASS, Kim et al. 2025).
+    """
+    accepted = ranking.confidence >= bound
+    return accepted if ranking.stable is None else accepted & ranking.stable.gather(-1, ranking.order)
+
+
 def joint_confidence(ranking: Ranking, bound: float) -> Bool[Tensor, "B L"]:
     """The longest prefix of which the exact joint probability is at least tau, found by bisection: it only falls.
 
@@ -130,6 +140,7 @@ ADAPTIVE: dict[str, AdaptiveRule] = {
     "threshold": AdaptiveRule(threshold, 0.9, 1.0),
     "factor": AdaptiveRule(factor, 1.0, math.inf),
     "entropy_bounded": AdaptiveRule(entropy_bounded, 0.1, math.inf),
+    "klass": AdaptiveRule(klass, 0.9, 1.0),
     "joint_confidence": AdaptiveRule(joint_confidence, 0.5, 1.0),
 }
 QUOTAS = (*SCHEDULES, *ADAPTIVE)

@@ -31,8 +31,10 @@ class Settings:
             Fast-dLLM; False: the text ends with the block (block diffusion).
         quota: how many positions a step commits (`quota.py`): "linear" (LLaDA), "cosine" (MaskGIT, dllm), "dream",
             "binomial" (MDLM's ancestral sampling), "first_hitting" (BD3-LM); by what is proposed: "threshold" and
-            "factor" (Fast-dLLM), "entropy_bounded" (EB sampler), "joint_confidence".
-        bound: of an adaptive quota: tau, factor, gamma, tau; None: 0.9, 1.0, 0.1, 0.5.
+            "factor" (Fast-dLLM), "entropy_bounded" (EB sampler), "klass" (KLASS), "joint_confidence".
+        bound: of an adaptive quota: tau, factor, gamma, tau, tau; None: 0.9, 1.0, 0.1, 0.9, 0.5.
+        drift: of "klass": nats of KL divergence that a position's predictions may move in a step and count as settled.
+        history: of "klass": in so many of the last steps.
         remasking: which positions a step commits (`score.py`): "low_confidence" (Dream: `maskgit_plus`), "margin"
             (`topk_margin`), "entropy", "top_prob", "random" (`origin`) or "left_to_right".
         order_temperature: above 0 positions are drawn by `softmax(score / order_temperature)` (Dream: `alg_temp`).
@@ -67,6 +69,8 @@ class Settings:
     see_ahead: bool = False
     quota: str = "linear"
     bound: float | None = None
+    drift: float = 0.01
+    history: int = 2
     remasking: str = "low_confidence"
     order_temperature: float = 0.0
     confidence_from: str = "backbone"
@@ -112,11 +116,11 @@ class Settings:
                 raise pc.ParameterError(f"`{name}` must be one of {', '.join(map(str, allowed))}; got {value!r}")
 
     def _require_numbers(self) -> None:
-        for name in ("block_length", "steps", "top_k", "max_context"):
+        for name in ("block_length", "history", "steps", "top_k", "max_context"):
             value = getattr(self, name)
-            if (name == "block_length" or value is not None) and not _is_positive_integer(value):
+            if (name in ("block_length", "history") or value is not None) and not _is_positive_integer(value):
                 raise pc.ParameterError(f"`{name}` must be a positive integer, got {value!r}")
-        for name in ("temperature", "order_temperature"):
+        for name in ("temperature", "order_temperature", "drift"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise pc.ParameterError(f"`{name}` must be finite and at least 0, got {value!r}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -140,6 +144,7 @@ class Settings:
             order_temperature=self.order_temperature,
             tempered_confidence=self.tempered_confidence,
             begin_suppress_tokens=tuple(self.begin_suppress_tokens),
+            drift=self.drift,
         )
 
 

@@ -22,6 +22,7 @@ class Rule(NamedTuple):
     order_temperature: float = 0.0
     tempered_confidence: bool = False
     begin_suppress_tokens: tuple[int, ...] = ()
+    drift: float = 0.0
 
     @property
     def needs_joint(self) -> bool:
@@ -34,7 +35,8 @@ class View(NamedTuple):
 
     `mask`: undecided positions. `open`: those that may be committed. `counts`: how many will be at least.
     `log_marginals`: the backbone's predictions. `log_targets`: the same truncated by top_p and top_k. `valid`: columns
-    that are text, not padding. `hidden`: the backbone's hidden states, for heads that read them.
+    that are text, not padding. `hidden`: the backbone's hidden states, for heads that read them. `drift`: how far the
+    predictions moved in the last steps (see `Drift`), for quota "klass".
     """
 
     tokens: Int[Tensor, "B L"]
@@ -45,6 +47,7 @@ class View(NamedTuple):
     log_targets: Float[Tensor, "B L V"]
     valid: Bool[Tensor, "B L"]
     hidden: Float[Tensor, "B L E"] | None = None
+    drift: Float[Tensor, "B L"] | None = None
 
     def probability(self, tokens: Int[Tensor, "B L"], positions: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """What the backbone gives the tokens at some positions; elsewhere it means nothing."""

@@ -11,6 +11,7 @@ import pcircuits as pc
 from pcircuits_diffusion.backbone import CallableBackbone
 from pcircuits_diffusion.coupling import Independent
 from pcircuits_diffusion.decoding import ADAPTIVE, SCHEDULES, SCORES, Candidates, Rule, View
+from pcircuits_diffusion.decoding.drift import Drift
 from pcircuits_diffusion.decoding.predictions import adjust, truncate
 from pcircuits_diffusion.decoding.proposals import choose
 from pcircuits_diffusion.decoding.quota import Ranking, least, spread
@@ -213,14 +214,53 @@ def test_joint_confidence_decodes_in_one_step_to_one_a_token() -> None:
 @pytest.mark.parametrize("sampling", ["latent", "any_order", "mpe"])
 def test_adaptive_quotas_with_and_without_a_limit(quota: str, sampling: str) -> None:
     model = CoupledDiffusion(table_backbone(), CoupledHead(hmm()))
-    strict = {"threshold": 1.0, "factor": 0.0, "entropy_bounded": 0.0, "joint_confidence": 1.0}[quota]
+    strict = {"threshold": 1.0, "factor": 0.0, "entropy_bounded": 0.0, "klass": 1.0, "joint_confidence": 1.0}[quota]
     options = {"max_new_tokens": 2 * LENGTH, "quota": quota, "sampling": sampling, "temperature": 0.0}
     unlimited = list(model.steps(START, bound=strict, **options))
     assert [int(step.committed.sum()) for step in unlimited] == [1] * 2 * LENGTH
     limited = list(model.steps(START, bound=strict, steps=4, **options))
     assert [int(step.committed.sum()) for step in limited] == [1, 3, 1, 3]
-    loose = {"threshold": 0.0, "factor": 99.0, "entropy_bounded": 99.0, "joint_confidence": 0.0}[quota]
-    assert [int(step.committed.sum()) for step in model.steps(START, bound=loose, **options)] == [LENGTH, LENGTH]
+    loose = {"threshold": 0.0, "factor": 99.0, "entropy_bounded": 99.0, "klass": 0.0, "joint_confidence": 0.0}[quota]
+    counts = [1, 1, LENGTH - 2] if quota == "klass" else [LENGTH]  # which looks back on two steps of the block
+    assert [int(step.committed.sum()) for step in model.steps(START, bound=loose, **options)] == 2 * counts
+
+
+def test_klass_takes_what_is_confident_and_has_settled() -> None:
+    found = ranking([0.95, 0.9, 0.9, 0.5])._replace(stable=torch.tensor([[True, False, True, True]]))
+    assert ADAPTIVE["klass"].accept(found, 0.9)[0].tolist() == [True, False, True, False]
+
+
+def test_drift_is_the_largest_divergence_of_the_last_steps() -> None:
+    logits = torch.randn(5, 3, LENGTH, VOCAB, generator=generator(1))
+    logits[:, :, :, 0] = -torch.inf
+    predictions, drift = logits.log_softmax(-1), Drift(3, history=2)
+    asked: list[list[int]] = [[0, 1, 2], [0, 2], [0, 1, 2], [0, 2], [0, 1]]
+    seen: dict[int, list[torch.Tensor]] = {row: [] for row in range(3)}
+    for step, rows in enumerate(asked):
+        found = drift.update(torch.tensor(rows), predictions[step, rows])
+        for place, row in enumerate(rows):
+            seen[row].append(predictions[step, row, :, 1:])
+            if len(seen[row]) < 3:
+                assert (found[place] == torch.inf).all()
+                continue
+            before, now = torch.stack(seen[row][-3:-1]), torch.stack(seen[row][-2:])
+            torch.testing.assert_close(found[place], (now.exp() * (now - before)).sum(-1).amax(0))
+
+
+def test_klass_waits_until_predictions_settle() -> None:
+    """They are sure all the time, and move in the first four calls."""
+    calls: list[int] = []
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls))
+        return torch.tensor([9.0, 0.0, min(len(calls), 4) * 1.0]).expand(*tokens.shape, VOCAB)
+
+    model = CoupledDiffusion(CallableBackbone(logits, VOCAB, MASK))
+    options = {"max_new_tokens": 8, "block_length": 8, "quota": "klass", "temperature": 0.0}
+    counts = [int(step.committed.sum()) for step in model.steps(START, history=1, drift=1e-5, **options)]
+    assert counts == [1, 1, 1, 1, 4], "the fifth call is the first to say what the one before said"
+    calls.clear()
+    assert [int(step.committed.sum()) for step in model.steps(START, drift=1.0, **options)] == [1, 1, 6]
 
 
 # --- scores ---
