@@ -148,6 +148,7 @@ class Circuit(nn.Module):
             ShapeError, EvidenceError: evidence of another size, device or domain.
         """
         self._validate(evidence)
+        evidence = evidence.weighing_intervals([family.num_categories for family in self.inputs])
         with torch.autocast(self.device.type, enabled=False):
             memory = self._memory(evidence, workspace)
             return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype, memory))

@@ -1,6 +1,6 @@
-"""What is known of each variable: a value, nothing, or a non-negative weight per value."""
+"""What is known of each variable: a value, an interval, nothing, or a non-negative weight per value."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,14 @@ class InputEvidence(NamedTuple):
     summed: Bool[Tensor, "F B"] | None = None
     weighted_values: Int[Tensor, "F B W"] | None = None
     memory: "Memory | None" = None
+    interval: Float[Tensor, "F B 2"] | None = None
+
+    @property
+    def bounded(self) -> Bool[Tensor, "F B"]:
+        """Where an interval says something."""
+        if self.interval is None:
+            return torch.zeros_like(self.observed)
+        return ~self.observed & self.interval.isfinite().any(-1)
 
     @property
     def soft(self) -> Bool[Tensor, "F B"]:
@@ -74,7 +82,7 @@ class Evidence:
         values: (B, D). Read where observed; anything finite elsewhere. May be left out if `log_weights` is given.
         observed: (B, D) bool. True: the value is hard evidence and weights there are ignored. False: the weights if
             given, else missing.
-            None means all True without `log_weights` and all False with them.
+            None means all True without `log_weights` and `interval`, and all False with them.
         log_weights: (B, D, V) natural logarithms of non-negative weights of discrete values (soft or virtual evidence,
             Pearl 1988). `-inf` is allowed;
             they need not be normalised, and their scale is part of the log evidence. All zeros is the same as missing.
@@ -86,10 +94,15 @@ class Evidence:
             the weight of output o of O for child j of J is multiplied with `exp(gates[b, d, o G // O, j G // J])`, in
             an HMM the transition into step d (what Liu et al. 2024 call block gates, one set a sample and position).
             Sums with a single output have none. Where several inputs meet in a sum, their factors multiply.
+        interval: `(low, high)`, each a number or a tensor that broadcasts to (B, D), or both in one tensor (B, D, 2). A
+            variable that is not observed lies in `[low, high]`, both ends included: what counts is its probability, so
+            that a continuous one may as well leave them out, and `low = high` is impossible for it. `-inf` and `inf`
+            leave a side open. Weights at the same position multiply.
 
     Raises:
         ShapeError: shapes or dtypes that do not fit together, or an empty batch.
-        EvidenceError: NaN among observed values, or NaN or `+inf` among used weights, potentials or gates.
+        EvidenceError: NaN among observed values, NaN or `+inf` among used weights, potentials or gates, or an interval
+            that is empty or has a NaN end.
     """
 
     def __init__(
@@ -101,6 +114,7 @@ class Evidence:
         weighted_values: Int[Tensor, "B D W"] | None = None,
         latent: Float[Tensor, "B D K"] | None = None,
         gates: Float[Tensor, "B D G G"] | None = None,
+        interval: tuple[Tensor | float | int, Tensor | float | int] | Float[Tensor, "B D 2"] | None = None,
     ) -> None:
         if values is None:
             if log_weights is None:
@@ -110,7 +124,8 @@ class Evidence:
             observed = torch.zeros_like(values, dtype=torch.bool) if observed is None else observed
         _require_values(values)
         if observed is None:
-            observed = torch.full(values.shape, log_weights is None, dtype=torch.bool, device=values.device)
+            hard = log_weights is None and interval is None
+            observed = torch.full(values.shape, hard, dtype=torch.bool, device=values.device)
         if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != values.shape:
             raise ShapeError(
                 f"`observed` must be a bool tensor of shape {tuple(values.shape)}, got {describe(observed)}"
@@ -134,6 +149,32 @@ class Evidence:
         self.weighted_values, self.latent, self.gates = weighted_values, latent, gates
         self.summed: Bool[Tensor, "B D"] | None = None
         self._memory: dict[tuple[int, ...], Memory] = {}
+        self.interval = None if interval is None else _interval(interval, values, observed)
+
+    @classmethod
+    def from_sets(
+        cls, allowed: Sequence[Mapping[int, Iterable[int]]], num_variables: int, num_categories: int
+    ) -> "Evidence":
+        """Discrete variables that take one of several values: for each batch row the `allowed` values of some
+        variables; the others are missing. The same as weights 1 and 0 over `num_categories` values.
+
+        Raises:
+            EvidenceError: no row, an empty set, or a variable or value that does not exist.
+        """
+        if not allowed:
+            raise EvidenceError("`allowed` needs at least one row, a mapping from variables to sets of values")
+        log_weights = torch.zeros(len(allowed), num_variables, num_categories)
+        for row, sets in enumerate(allowed):
+            for variable, values in sets.items():
+                chosen = sorted(set(values))
+                if not 0 <= variable < num_variables or not chosen or not 0 <= chosen[0] <= chosen[-1] < num_categories:
+                    raise EvidenceError(
+                        f"`allowed` row {row}: variable {variable!r} must be one of {num_variables} and its set hold "
+                        f"values in 0..{num_categories - 1}, got {chosen!r:.80}"
+                    )
+                log_weights[row, variable] = -torch.inf
+                log_weights[row, variable, chosen] = 0.0
+        return cls(log_weights=log_weights)
 
     @classmethod
     def from_nan(cls, values: Float[Tensor, "B D"]) -> "Evidence":
@@ -170,13 +211,13 @@ class Evidence:
         return self._each(lambda x: x.expand(n, *x.shape).flatten(0, 1))
 
     def replace(self, **fields: Tensor | None) -> "Evidence":
-        """With other `values`, `observed` or weights and the same latent potentials and gates. `log_weights` are of all
-        values unless `weighted_values` come with them.
+        """With other `values`, `observed` or weights and the same intervals, latent potentials and gates. `log_weights`
+        are of all values unless `weighted_values` come with them.
         """
         kept: dict[str, Tensor | None] = {"values": self.values, "observed": self.observed}
         if "log_weights" not in fields:
             kept |= {"log_weights": self.log_weights, "weighted_values": self.weighted_values}
-        evidence = Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates)
+        evidence = Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates, interval=self.interval)
         evidence.summed = self.summed
         return evidence
 
@@ -195,6 +236,22 @@ class Evidence:
         evidence._memory = self._memory
         return evidence
 
+    def weighing_intervals(self, sizes: Sequence[int | None]) -> "Evidence":
+        """The same evidence with the intervals of discrete variables, those of `sizes` values, as weights 1 and 0."""
+        if self.interval is None or not any(sizes):
+            return self
+        discrete = torch.tensor([size is not None for size in sizes], device=self.device)
+        width = max(size or 1 for size in sizes) if self.log_weights is None else self.log_weights.shape[-1]
+        low, high = self.interval.split(1, -1)
+        grid = torch.arange(width, device=self.device) if self.weighted_values is None else self.weighted_values
+        inside = ((low <= grid) & (grid <= high)) | ~discrete.unsqueeze(-1)
+        log_weights = torch.where(inside, torch.zeros((), device=self.device), -torch.inf)
+        found = self._each(lambda x: x)
+        found.log_weights = log_weights if self.log_weights is None else self.log_weights + log_weights
+        rest = torch.where(discrete.unsqueeze(-1), self.interval.new_tensor([-torch.inf, torch.inf]), self.interval)
+        found.interval = None if discrete.all() else rest
+        return found
+
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
         in_order = list(variables) == list(range(self.num_variables))
@@ -207,6 +264,7 @@ class Evidence:
             None if self.summed is None else self.summed.T[index],
             None if self.weighted_values is None else self.weighted_values.transpose(0, 1)[index],
             self._memory.setdefault(tuple(variables), Memory()),
+            None if self.interval is None else self.interval.transpose(0, 1)[index],
         )
 
     def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:
@@ -228,7 +286,7 @@ class Evidence:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
         soft += "" if self.weighted_values is None else " of more"
         share = f"{self.observed.float().mean():.0%} observed"
-        more = "".join(f", {name}" for name in ("latent", "gates") if getattr(self, name) is not None)
+        more = "".join(f", {name}" for name in ("latent", "gates", "interval") if getattr(self, name) is not None)
         return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft}{more})"
 
 
@@ -247,6 +305,27 @@ def _require_values(values: object) -> None:
         raise ShapeError(f"`values` must be a real (B, D) tensor, got {describe(values)}")
     if values.shape[0] == 0:
         raise ShapeError("`values` has an empty batch; at least one sample is needed")
+
+
+def _interval(
+    ends: Sequence[Tensor | float | int] | Tensor, values: Tensor, observed: Bool[Tensor, "B D"]
+) -> Float[Tensor, "B D 2"]:
+    try:
+        low, high = ends.unbind(-1) if isinstance(ends, Tensor) else ends
+        sides = [
+            torch.as_tensor(end, dtype=torch.float64, device=values.device).expand(values.shape) for end in (low, high)
+        ]
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ShapeError(
+            f"`interval` must be a pair (low, high) of numbers or tensors that broadcast to {tuple(values.shape)}"
+        ) from error
+    interval = torch.stack(sides, -1)
+    low, high = interval.unbind(-1)
+    if (bad := ~((low <= high) & (low < torch.inf) & (high > -torch.inf)) & ~observed).any():
+        raise EvidenceError(
+            f"`interval` must have low <= high, low < inf, high > -inf and no NaN; not so in batch rows {rows_of(bad)}"
+        )
+    return interval
 
 
 def _require_weights(log_weights: object, values: Tensor | None) -> None:

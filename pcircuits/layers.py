@@ -83,10 +83,14 @@ class InputGroup(ParameterGroup):
         assert spec.family is not None
         self.family: InputFamily = spec.family
         for name, start in self.family.initialise(spec.rows, spec.num_units, generator).items():
-            self.register_parameter(name, nn.Parameter(start))
+            if name in self.family.fixed:
+                self.register_buffer(name, start)
+            else:
+                self.register_parameter(name, nn.Parameter(start))
 
     def prepare(self) -> Any:
-        return self.family.prepare(dict(self.named_parameters()), self.support)
+        fixed = {name: self.get_buffer(name) for name in self.family.fixed}
+        return self.family.prepare({**dict(self.named_parameters()), **fixed}, self.support)
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
@@ -101,7 +105,7 @@ class InputGroup(ParameterGroup):
     @torch.no_grad()
     def set_parameters(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.get_parameter(name).copy_(value)
+            (self.get_buffer(name) if name in self.family.fixed else self.get_parameter(name)).copy_(value)
 
 
 def build_groups(specs: dict[str, GroupSpec], generator: torch.Generator | None) -> nn.ModuleDict:

@@ -1,21 +1,76 @@
 """Input distributions, one family a file."""
 
 from pcircuits.distributions.bernoulli import Bernoulli
+from pcircuits.distributions.binomial import Binomial
 from pcircuits.distributions.categorical import Categorical
+from pcircuits.distributions.discretized_logistic import DiscretizedLogistic
 from pcircuits.distributions.draw import draw
+from pcircuits.distributions.exponential import Exponential
+from pcircuits.distributions.external import External
 from pcircuits.distributions.family import LEAST_PROBABILITY, InputFamily, Picks, Smoothing
+from pcircuits.distributions.gamma import Gamma
 from pcircuits.distributions.gaussian import Gaussian
+from pcircuits.distributions.geometric import Geometric
+from pcircuits.distributions.histogram import Histogram
+from pcircuits.distributions.indicator import Indicator
+from pcircuits.distributions.laplace import Laplace
+from pcircuits.distributions.literal import Literal
+from pcircuits.distributions.log_normal import LogNormal
+from pcircuits.distributions.negative_binomial import NegativeBinomial
+from pcircuits.distributions.piecewise_linear import PiecewiseLinear
+from pcircuits.distributions.poisson import Poisson
+from pcircuits.distributions.torch_distribution import TorchDistribution
+from pcircuits.distributions.uniform import Uniform
+from pcircuits.distributions.univariate import Univariate
 
-FAMILIES: dict[str, type[InputFamily]] = {family.name: family for family in (Bernoulli, Categorical, Gaussian)}
+_NAMED = (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    DiscretizedLogistic,
+    Exponential,
+    External,
+    Gamma,
+    Gaussian,
+    Geometric,
+    Histogram,
+    Indicator,
+    Laplace,
+    Literal,
+    LogNormal,
+    NegativeBinomial,
+    PiecewiseLinear,
+    Poisson,
+    TorchDistribution,
+    Uniform,
+)
+FAMILIES: dict[str, type[InputFamily]] = {family.name: family for family in _NAMED}
 
 __all__ = [
     "FAMILIES",
     "LEAST_PROBABILITY",
     "Bernoulli",
+    "Binomial",
     "Categorical",
+    "DiscretizedLogistic",
+    "Exponential",
+    "External",
+    "Gamma",
     "Gaussian",
+    "Geometric",
+    "Histogram",
+    "Indicator",
     "InputFamily",
+    "Laplace",
+    "Literal",
+    "LogNormal",
+    "NegativeBinomial",
     "Picks",
+    "PiecewiseLinear",
+    "Poisson",
     "Smoothing",
+    "TorchDistribution",
+    "Uniform",
+    "Univariate",
     "draw",
 ]

@@ -1,18 +1,19 @@
 """What an input distribution must offer: a new family is one subclass in one file."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from pcircuits.errors import StructureError
+from pcircuits.errors import DataError, ParameterError, StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import LEAST_COUNT, LEAST_PROBABILITY, em_step
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 from pcircuits.workspace import Memory
 
-__all__ = ["LEAST_COUNT", "LEAST_PROBABILITY", "InputFamily", "Picks", "Rows", "Smoothing"]
+__all__ = ["LEAST_COUNT", "LEAST_PROBABILITY", "InputFamily", "Picks", "Rows", "Smoothing", "location_and_scale"]
 
 Rows = Int[Tensor, " F"]
 """For every row of an input level, the row of its parameter group; tied variables share one."""
@@ -36,10 +37,27 @@ class InputFamily(ABC):
 
     name: ClassVar[str]
     num_categories: int | None = None  # V for discrete families over 0..V-1
+    is_integer: ClassVar[bool] = False  # of families that are not discrete: whether values are integers, without bound
+    learns_by_em: ClassVar[bool] = True  # whether statistics of a fixed size determine the parameters
+    fixed: ClassVar[frozenset[str]] = frozenset()  # names of parameters that no learner changes
 
     @property
     def is_discrete(self) -> bool:
         return self.num_categories is not None
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """The least and the largest value, both included where they are finite."""
+        return (-math.inf, math.inf) if self.num_categories is None else (0, self.num_categories - 1)
+
+    @classmethod
+    def from_data(cls, x: Shaped[Tensor, " N"]) -> "InputFamily":
+        """The family whose units start where a column of data lies, without missing values.
+
+        Raises:
+            ParameterError: a family that has nothing to take from data.
+        """
+        raise ParameterError(f"{cls.__name__} takes nothing from data; give its arguments")
 
     @abstractmethod
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -156,3 +174,12 @@ class Smoothing(NamedTuple):
     def probabilities(self, counts: Tensor, old: Tensor, support: Tensor | None) -> Tensor:
         """New probabilities over the last axis; a unit that was never reached keeps its old ones."""
         return em_step(counts, old, support, dim=-1, **self._asdict())
+
+
+def location_and_scale(x: Shaped[Tensor, " N"], floor: float = 1e-2) -> tuple[float, float]:
+    """Mean and standard deviation of a column, the latter at least `floor` times the largest value's size or 1."""
+    if x.ndim != 1 or len(x) == 0 or not x.isfinite().all():
+        raise DataError("a column of data must be a tensor with one axis, not empty, and finite")
+    column = x.double()
+    least = floor * max(1.0, float(column.abs().max()) * 1e-3)
+    return float(column.mean()), max(float(column.std(correction=0)), least)

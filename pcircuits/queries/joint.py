@@ -32,7 +32,7 @@ def _log_weight_of(
     evidence: Evidence, x: Shaped[Tensor, "N B D"], variables: Bool[Tensor, "B D"] | None
 ) -> Float[Tensor, "N B"]:
     """What the evidence multiplies `p(x)` with: the soft weights of x's values; `-inf` where x contradicts hard
-    evidence.
+    evidence or an interval.
     """
     counted = torch.ones_like(evidence.observed) if variables is None else variables
     contradicts = ((x != evidence.values) & evidence.observed & counted).any(-1)
@@ -40,6 +40,9 @@ def _log_weight_of(
     if evidence.log_weights is not None:
         soft = counted & ~evidence.observed
         total = torch.where(soft, _weights_of(evidence, torch.where(soft, x, 0)), 0.0).sum(-1)
+    if evidence.interval is not None:
+        low, high = evidence.interval.unbind(-1)
+        contradicts |= (~((low <= x) & (x <= high)) & counted & ~evidence.observed).any(-1)
     return total.masked_fill(contradicts, -torch.inf)
 
 

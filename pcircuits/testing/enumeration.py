@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from pcircuits.distributions import Bernoulli, Categorical, Gaussian, InputFamil
 from pcircuits.errors import StructureError
 from pcircuits.evidence import Evidence
 from pcircuits.queries import Moments
+from pcircuits.testing.examples import example_column
 from pcircuits.testing.recursion import Node, leaf_parameters, log_root
 from pcircuits.types import Float, Int, Shaped, Tensor
 
@@ -79,15 +81,16 @@ class Enumeration:
         return found
 
     def moments(self, variable: int) -> Moments:
-        """Mean and variance of a Gaussian variable given the evidence.
+        """Mean and variance of a continuous variable given the evidence.
 
         The evidence is linear in the variable's unit values, so putting `E[x] + c` (positive for a large c) and
-        `E[x^2]` in their place gives the moments.
+        `E[x^2]` in their place, times the probability of the interval that it lies in, gives the moments.
         """
         plain = Enumeration(self.circuit, _without(self.evidence, variable))
-        shift = 2.0 + max(float(p["mean"].abs().max()) for p in self._leaves_of(variable))
-        shifted = plain._expectation(variable, lambda mean, std: mean + shift)
-        square = plain._expectation(variable, lambda mean, std: std.square() + mean.square())
+        units = [self._unit_moments(variable, parameters) for parameters in self._leaves_of(variable)]
+        shift = 2.0 + max(float(mean.abs().max()) for mean, _ in units)
+        shifted = plain._expectation(variable, lambda mean, square: mean + shift)
+        square = plain._expectation(variable, lambda mean, square: square)
         mean, observed = shifted - shift, self.evidence.observed[:, variable]
         value = self.evidence.values[:, variable].double()
         variance = torch.where(observed, 0.0, square - mean.square())
@@ -128,20 +131,32 @@ class Enumeration:
         if family.is_discrete:
             return log_table(family, parameters).mT[self.worlds[:, node.variable]].unsqueeze(0)
         observed = self.evidence.observed[:, node.variable]
+        anywhere = example_column(family, len(observed), 1.0, torch.Generator().manual_seed(0))
         density = log_density(
-            family, parameters, torch.where(observed, self.evidence.values[:, node.variable], 0.0).double()
+            family, parameters, torch.where(observed, self.evidence.values[:, node.variable], anywhere).double()
         )
-        mass = self._interval_log_mass(node.variable, parameters)[self.worlds[:, node.variable]]
-        return torch.where(observed.view(-1, 1, 1), density.unsqueeze(1), mass.unsqueeze(0))
+        mass = self._interval_log_mass(node.variable, parameters)[:, self.worlds[:, node.variable]]
+        return torch.where(observed.view(-1, 1, 1), density.unsqueeze(1), mass)
 
-    def _interval_log_mass(self, variable: int, parameters: dict[str, Tensor]) -> Float[Tensor, "C K"]:
+    def _interval_log_mass(self, variable: int, parameters: dict[str, Tensor]) -> Float[Tensor, "B C K"]:
+        """Log probability of each cell within the evidence's interval, under each unit."""
         inner = self.edges.get(variable, torch.zeros(0)).double()
         bounds = torch.cat([inner.new_tensor([-torch.inf]), inner, inner.new_tensor([torch.inf])])
-        if variable not in self.edges:
-            return torch.zeros(1, len(next(iter(parameters.values()))), dtype=torch.float64)
-        mean, std = _normal(self.circuit.inputs[variable], parameters)
-        below = torch.special.ndtr((bounds.unsqueeze(-1) - mean) / std)
-        return below.diff(dim=0).log()
+        low, high = self._ends(variable)
+        if not len(inner) and low.isinf().all() and high.isinf().all():
+            return torch.zeros(len(low), 1, len(next(iter(parameters.values()))), dtype=torch.float64)
+        low, high = torch.maximum(bounds[:-1], low.unsqueeze(-1)), torch.minimum(bounds[1:], high.unsqueeze(-1))
+        return log_mass(self.circuit.inputs[variable], parameters, low, torch.maximum(low, high))
+
+    def _ends(self, variable: int) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        low, high = torch.tensor([-torch.inf, torch.inf]).double().expand(self.evidence.batch_size, -1).unbind(-1)
+        if self.evidence.interval is None:
+            return low, high
+        observed, ends = self.evidence.observed[:, variable], self.evidence.interval[:, variable]
+        return torch.where(observed, low, ends[:, 0]), torch.where(observed, high, ends[:, 1])
+
+    def _unit_moments(self, variable: int, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return moments_between(self.circuit.inputs[variable], parameters, *self._ends(variable))
 
     def _log_weights(self, cells: Int[Tensor, "W D"]) -> Float[Tensor, "B W"]:
         """What the evidence multiplies each world with."""
@@ -157,6 +172,9 @@ class Enumeration:
             soft = torch.zeros_like(hard)
             if self.evidence.log_weights is not None and family.is_discrete:
                 soft = self.evidence.log_weights[:, variable].double()[:, cell]
+            if self.evidence.interval is not None and family.is_discrete:
+                low, high = self.evidence.interval[:, variable].unsqueeze(-1).unbind(1)
+                soft = soft.masked_fill((cell < low) | (cell > high), -torch.inf)
             total = total + torch.where(observed.unsqueeze(-1), hard, soft)
         return total
 
@@ -167,6 +185,9 @@ class Enumeration:
         for row, variable in (~evidence.observed).nonzero().tolist():
             if evidence.log_weights is not None and self.circuit.inputs[variable].is_discrete:
                 total[row] += evidence.log_weights[row, variable, int(x[row, variable])].double()
+            if evidence.interval is not None:
+                low, high = evidence.interval[row, variable].tolist()
+                total[row] += 0.0 if low <= float(x[row, variable]) <= high else -torch.inf
         return total
 
     def _leaves_of(self, variable: int) -> list[dict[str, Tensor]]:
@@ -181,14 +202,16 @@ class Enumeration:
         return found
 
     def _expectation(self, variable: int, statistic: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " B"]:
-        """`E[statistic | evidence]` of an unobserved Gaussian variable, from its expectation under each unit, which
+        """`E[statistic | evidence]` of an unobserved continuous variable, from its expectation under each unit, which
         must be positive.
         """
 
         def leaf(node: Node) -> Tensor:
             if node.variable != variable:
                 return self._leaf(node)
-            return statistic(*_normal(self.circuit.inputs[variable], leaf_parameters(self.circuit, node))).log()
+            parameters = leaf_parameters(self.circuit, node)
+            expected = statistic(*self._unit_moments(variable, parameters)).log().unsqueeze(1)
+            return expected + self._interval_log_mass(variable, parameters)
 
         weighted = log_root(self.circuit, leaf, evidence=self.evidence) + self._log_weights(self.worlds)
         return (weighted.logsumexp(-1) - self.log_evidence).exp()
@@ -210,20 +233,66 @@ def log_density(family: InputFamily, parameters: dict[str, Tensor], x: Shaped[Te
     """Log density of each unit at each value, in float64; families of others answer for themselves, one unit and value
     at a time.
     """
-    if isinstance(family, Gaussian):
+    if type(family) is Gaussian:
         mean, std = _normal(family, parameters)
         return torch.distributions.Normal(mean, std).log_prob(x.unsqueeze(-1))
-    support = parameters.get("support")
-    plain = {name: value.unsqueeze(0) for name, value in parameters.items() if name != "support"}
-    prepared = family.prepare(plain, None if support is None else support.unsqueeze(0))
-    row = torch.zeros(1, dtype=torch.long)
+    prepared, row = _alone(family, parameters), torch.zeros(1, dtype=torch.long)
     values = [family.log_values(prepared, row, Evidence(v.view(1, 1)).of_variables((0,)), False)[0, 0] for v in x]
     return torch.stack(values).double()
 
 
-def _normal(family: InputFamily, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    if not isinstance(family, Gaussian):
-        raise StructureError(f"cells and moments are enumerated for Gaussian variables only, not for {family!r}")
+def log_mass(
+    family: InputFamily, parameters: dict[str, Tensor], low: Float[Tensor, "B C"], high: Float[Tensor, "B C"]
+) -> Float[Tensor, "B C K"]:
+    """Log probability of intervals under each unit; families of others answer for themselves."""
+    if type(family) is Gaussian:
+        mean, std = _normal(family, parameters)
+        left, right = ((end.unsqueeze(-1) - mean) / std for end in (low, high))
+        left, right = torch.where(left > 0, -right, left), torch.where(left > 0, -left, right)
+        return (torch.special.ndtr(right) - torch.special.ndtr(left)).log()
+    prepared, row = _alone(family, parameters), torch.zeros(1, dtype=torch.long)
+    given = _within(low.flatten(), high.flatten()).of_variables((0,))
+    return family.log_values(prepared, row, given, False)[0].double().unflatten(0, low.shape)
+
+
+def moments_between(
+    family: InputFamily, parameters: dict[str, Tensor], low: Float[Tensor, " B"], high: Float[Tensor, " B"]
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """Mean and mean square of each unit within intervals; families of others answer for themselves."""
+    if type(family) is Gaussian:
+        return _normal_between(*_normal(family, parameters), low.unsqueeze(-1), high.unsqueeze(-1))
+    prepared, row = _alone(family, parameters), torch.zeros(1, dtype=torch.long)
+    given = _within(low, high).of_variables((0,))
+    units = torch.eye(len(next(iter(parameters.values()))), dtype=torch.float64)
+    found = [family.posterior(prepared, row, given, one.expand(1, len(low), -1), True)[0] for one in units]
+    return torch.stack([f[:, 0] for f in found], -1), torch.stack([f[:, 1] for f in found], -1)
+
+
+def _normal_between(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of a truncated normal distribution (Johnson, Kotz 1970, Section 13.10.1), on the side of its tail."""
+    left, right = (low - mean) / std, (high - mean) / std
+    sign = torch.where(left > 0, -1.0, 1.0)
+    left, right = torch.where(left > 0, -right, left), torch.where(left > 0, -left, right)
+    mass = torch.special.ndtr(right) - torch.special.ndtr(left)
+    density = [torch.where(z.isinf(), 0.0, (-z.square() / 2).exp() / math.sqrt(2 * math.pi)) for z in (left, right)]
+    finite = [torch.where(z.isinf(), 0.0, z) for z in (left, right)]
+    shift = (density[0] - density[1]) / mass
+    square = 1 + (finite[0] * density[0] - finite[1] * density[1]) / mass
+    first = mean + sign * std * shift
+    return first, mean.square() + 2 * mean * sign * std * shift + std.square() * square
+
+
+def _alone(family: InputFamily, parameters: dict[str, Tensor]) -> Any:
+    support = parameters.get("support")
+    plain = {name: value.unsqueeze(0) for name, value in parameters.items() if name != "support"}
+    return family.prepare(plain, None if support is None else support.unsqueeze(0))
+
+
+def _within(low: Float[Tensor, " B"], high: Float[Tensor, " B"]) -> Evidence:
+    return Evidence(torch.zeros(len(low), 1), interval=(low.unsqueeze(-1), high.unsqueeze(-1)))
+
+
+def _normal(family: Gaussian, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return parameters["mean"], family.min_std + torch.nn.functional.softplus(parameters["raw_std"])
 
 

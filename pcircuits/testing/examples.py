@@ -33,7 +33,7 @@ STRUCTURES = (
 )
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
-EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "potentials", "impossible")
+EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "interval", "potentials", "impossible")
 
 __all__ = [
     "EVIDENCE",
@@ -147,6 +147,7 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
     "observed": all values. "missing": none. "hard": some values, the others missing. "soft": weights for all discrete
         variables, some `-inf`. "mixed": values, missing and weights in one batch. "spread": weights up to a hundred
         nats apart and far-off continuous values, beside values and missing.
+    "interval": values, missing, and intervals of which some leave a side open.
     "potentials": "mixed", or "hard" where no variable is discrete, with latent potentials, some `-inf`, and gates.
     "impossible": "mixed" whose first row has no possible value of a variable.
 
@@ -168,6 +169,8 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
     roles[:, ~discrete] = torch.where(roles[:, ~discrete] == _SOFT, _MISSING, roles[:, ~discrete])
     if kind in ("observed", "missing", "hard"):
         return Evidence(values, observed=roles == _OBSERVED)
+    if kind == "interval":
+        return _with_intervals(circuit, values, roles, generator)
     if discrete.any() and not (roles == _SOFT).any():
         roles[-1, discrete.nonzero()[-1]] = _SOFT
     log_weights = _example_weights(circuit, roles == _SOFT, 30.0 if kind == "spread" else 1.5, generator)
@@ -207,6 +210,7 @@ def has_kind(circuit: Circuit, evidence: Evidence, kind: str) -> bool:
         "soft": bool(soft.any() and not observed.any()) and zeros,
         "mixed": bool(observed.any() and missing.any() and soft.any()) and zeros,
         "spread": widest > 20 or far,
+        "interval": evidence.interval is not None and bool(evidence.interval.isfinite().any()),
         "potentials": evidence.latent is not None and bool(evidence.latent.any()),
         "impossible": bool(excluded.any()),
     }[kind]
@@ -220,6 +224,7 @@ _ROLES = {
     "soft": (_SOFT,),
     "mixed": (_OBSERVED, _MISSING, _SOFT),
     "spread": (_OBSERVED, _SOFT, _SOFT, _MISSING),
+    "interval": (_OBSERVED, _MISSING),
     "impossible": (_OBSERVED, _MISSING, _SOFT),
 }
 
@@ -232,14 +237,35 @@ def _deal(roles: Sequence[int], shape: Sequence[int], generator: torch.Generator
 
 
 def _example_values(circuit: Circuit, batch: int, far: float, generator: torch.Generator) -> torch.Tensor:
-    columns = [
-        torch.randint(0, f.num_categories, (batch,), generator=generator)
-        if f.num_categories
-        else far * (0.5 + torch.rand(batch, generator=generator)) * torch.randn(batch, generator=generator).sign()
-        for f in circuit.inputs
-    ]
+    columns = [example_column(f, batch, far, generator) for f in circuit.inputs]
     dtype = torch.long if all(f.is_discrete for f in circuit.inputs) else circuit.dtype
     return torch.stack([c.to(dtype) for c in columns], 1)
+
+
+def example_column(family: InputFamily, batch: int, far: float, generator: torch.Generator) -> torch.Tensor:
+    """Values of a family's domain, continuous ones about `far` from its middle or its end."""
+    if family.num_categories:
+        return torch.randint(0, family.num_categories, (batch,), generator=generator)
+    share, sign = torch.rand(batch, generator=generator), torch.randn(batch, generator=generator).sign()
+    low, high = family.domain
+    if math.isfinite(low) and math.isfinite(high):
+        return low + (high - low) * share
+    column = far * (0.5 + share) * (sign if math.isinf(low) else 1) + (low if math.isfinite(low) else 0.0)
+    return column.round() if family.is_integer else column
+
+
+def _with_intervals(
+    circuit: Circuit, values: torch.Tensor, roles: torch.Tensor, generator: torch.Generator
+) -> Evidence:
+    """Intervals around values of the domain at two of three free positions, a third of them open at each side."""
+    wide = torch.tensor([1.0 if f.num_categories or f.is_integer else 0.7 for f in circuit.inputs])
+    below, above = (wide * torch.rand(values.shape, generator=generator).double() for _ in range(2))
+    sides = _deal((0, 1, 2, 3), values.shape, generator)
+    low = torch.where((sides == 0) | (sides == 3), -torch.inf, values.double() - below)
+    high = torch.where((sides == 1) | (sides == 3), torch.inf, values.double() + above)
+    if not (roles == _OBSERVED).all() and low[roles != _OBSERVED].isinf().all():
+        low = values.double() - below
+    return Evidence(values, observed=roles == _OBSERVED, interval=(low, high))
 
 
 def _with_potentials(circuit: Circuit, evidence: Evidence, seed: int) -> Evidence:

@@ -84,7 +84,9 @@ def log_weights(circuit: Circuit, node: Node) -> Float[Tensor, "O J"]:
 def leaf_parameters(circuit: Circuit, node: Node) -> dict[str, Tensor]:
     """One input node's unconstrained parameters, each (K, ...) in float64, and its `support` if it has one."""
     group = circuit.groups[str(node.group)]
-    found = {name: value.detach().double()[node.row] for name, value in group.named_parameters()}
+    fixed = {name: group.get_buffer(name) for name in circuit.inputs[node.variable].fixed}
+    named = {**dict(group.named_parameters()), **fixed}
+    found = {name: value.detach().double()[node.row] for name, value in named.items()}
     return found if group.support is None else {**found, "support": group.support[node.row]}  # type: ignore[index]
 
 
