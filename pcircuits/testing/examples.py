@@ -30,6 +30,8 @@ STRUCTURES = (
     "quad_tree",
     "quad_graph",
     "poon_domingos",
+    "generalized_hmm",
+    "tensor_train",
 )
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
@@ -71,6 +73,8 @@ def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGr
         "quad_tree": lambda: structures.quad_tree(*_image(num_variables), arity=2 + 2 * (seed % 2)),
         "quad_graph": lambda: structures.quad_graph(*_image(num_variables)),
         "poon_domingos": lambda: structures.poon_domingos(*_image(num_variables), delta=1 + seed % 2),
+        "generalized_hmm": lambda: structures.generalized_hmm((num_variables + 1) // 2, _pairs(num_variables)),
+        "tensor_train": lambda: structures.tensor_train(num_variables),
         "from_networkx": lambda: structures.from_networkx(_random_digraph(num_variables, random.Random(seed))),
     }
     if structure not in builders:
@@ -82,6 +86,11 @@ def _image(num_variables: int) -> tuple[int, int]:
     """Height and width of an image of that many pixels, as square as can be."""
     height = max(h for h in range(1, math.isqrt(num_variables) + 1) if num_variables % h == 0)
     return height, num_variables // height
+
+
+def _pairs(num_variables: int) -> list[list[int]]:
+    """The variables by twos, the last one alone where their number is odd."""
+    return [list(range(v, min(v + 2, num_variables))) for v in range(0, num_variables, 2)]
 
 
 def example_inputs(inputs: str, num_variables: int, num_categories: int = 3) -> list[InputFamily]:

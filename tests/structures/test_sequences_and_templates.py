@@ -1,0 +1,120 @@
+"""Generalised HMMs, tensor trains, random trees and the templates, against their definitions."""
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pcircuits as pc
+from pcircuits import structures
+from pcircuits.structures import Region
+
+
+def test_a_generalised_hmm_of_one_emission_is_a_chain() -> None:
+    assert structures.generalized_hmm(4).regions == structures.chain(4).regions
+
+
+def test_a_generalised_hmm_is_its_forward_recursion() -> None:
+    """Two emissions at the first step, one at the second, every step with parameters of its own."""
+    graph = structures.generalized_hmm(2, [[2, 0], [1]], num_units=3)
+    circuit = pc.Circuit(graph, pc.Categorical(2), seed=0, dtype=torch.float64).requires_grad_(False)
+    assert graph.scope(3) == (1,) and graph.scope(graph.root) == (0, 1, 2)
+    x = torch.tensor([[0, 1, 1]])
+    emission = {v: circuit.prepared()[circuit.plan.rows[v, ""][0]].log[circuit.plan.rows[v, ""][1]] for v in range(3)}
+    weights = {r: circuit.prepared()[circuit.plan.rows[r, ""][0]].linear[circuit.plan.rows[r, ""][1]] for r in (3, 4)}
+    probability = {v: emission[v].exp()[:, x[0, v]] for v in range(3)}
+    later = weights[3] @ probability[1]
+    exact = weights[4] @ (probability[2] * probability[0] * later)
+    assert float(circuit.log_prob(x).exp()) == pytest.approx(float(exact))
+
+
+def test_tied_steps_of_a_generalised_hmm_share_parameters() -> None:
+    graph = structures.generalized_hmm(4, 2, num_units=3)
+    inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
+    ties = {i: "step" for i in inner[1:-1]}
+    inputs = {v: f"emission_{v % 2}" for v in range(8)}
+    circuit = pc.Circuit(graph, pc.Categorical(2), seed=0, sum_ties=ties, input_ties=inputs)
+    assert set(circuit.groups) >= {"step", "emission_0", "emission_1"}
+
+
+def test_a_tensor_train_is_a_product_of_matrices() -> None:
+    graph = structures.tensor_train(3, num_units=2)
+    circuit = pc.Circuit(graph, pc.Categorical(2), seed=3, dtype=torch.float64).requires_grad_(False)
+    prepared, rows = circuit.prepared(), circuit.plan.rows
+
+    def table(region: int) -> torch.Tensor:
+        group, row = rows[region, ""]
+        found = prepared[group]
+        return (found.log.exp() if hasattr(found, "log") and region < 3 else found.linear)[row]
+
+    for x in torch.cartesian_prod(*[torch.arange(2)] * 3):
+        core = [torch.einsum("ikj,k->ij", table(r).view(-1, 2, 2), table(v)[:, x[v]]) for r, v in ((4, 0), (3, 1))]
+        exact = core[0] @ core[1] @ table(2)[:, x[2]]
+        assert float(circuit.log_prob(x.view(1, -1)).exp()) == pytest.approx(float(exact))
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_random_trees_are_trees_over_all_variables(num_variables: int, seed: int) -> None:
+    for build in (structures.random_binary_tree, structures.random_latent_tree):
+        graph = build(num_variables, seed=seed)
+        assert graph.is_tree and graph.num_variables == num_variables
+        assert graph == build(num_variables, seed=seed)
+
+
+def test_random_latent_trees_are_uniform() -> None:
+    """Over three variables there are three trees, told apart by their middle."""
+    seen = [structures.random_latent_tree(3, seed=seed).scope_masks for seed in range(300)]
+    counts = np.array(sorted(seen.count(kind) for kind in set(seen)))
+    assert len(counts) == 3 and counts.min() > 70
+
+
+def test_a_sequence_is_an_hmm_and_an_image_a_quad_graph() -> None:
+    assert structures.sequence(5, 2) == structures.generalized_hmm(5, 2)
+    assert structures.image(4, 4) == structures.quad_graph(4, 4)
+
+
+def test_channels_of_an_image_meet_in_their_pixel() -> None:
+    graph = structures.image(2, 3, channels=3, num_units=4)
+    assert graph.num_variables == 18 and graph.num_units == 4
+    pixels = [graph.scope(i) for i, r in enumerate(graph.regions) if not r.is_input and graph.heights[i] == 1]
+    assert pixels == [(p, p + 6, p + 12) for p in range(6)]
+    circuit = pc.Circuit(graph, pc.Binomial(7), seed=0)
+    assert pc.check(circuit).normalised
+
+
+def test_a_table_joins_columns_that_depend_on_each_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, c = torch.randn(400, 2, generator=generator).unbind(1)
+    b, d = a + 0.1 * torch.randn(400, generator=generator), (c > 0.3).float()
+    x = torch.stack([a, c, b, d], 1)
+    x[::7, 2] = torch.nan
+    graph = structures.table(x, num_units=4)
+    tree = nx.Graph()
+    leaves = {i: set(p.children) for i, r in enumerate(graph.regions) for p in r.partitions}
+    owner = {i: next(v for v in children if v < 4) for i, children in leaves.items()}
+    tree.add_edges_from((owner[i], owner[c]) for i, children in leaves.items() for c in children if c >= 4)
+    assert tree.has_edge(0, 2) and tree.has_edge(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: structures.generalized_hmm(2, [[0]]), pc.StructureError, "each of 2 steps"),
+        (lambda: structures.generalized_hmm(2, [[0], [0]]), pc.StructureError, "once"),
+        (lambda: structures.generalized_hmm(0), pc.StructureError, "num_steps"),
+        (lambda: structures.tensor_train(0), pc.StructureError, "num_variables"),
+        (lambda: structures.random_latent_tree(3, seed=-1), pc.StructureError, "seed"),
+        (lambda: structures.image(2, 2, 0), pc.StructureError, "channels"),
+        (lambda: structures.table(torch.zeros(0, 2)), pc.ShapeError, "table"),
+        (lambda: structures.table(torch.full((2, 2), torch.inf)), pc.DataError, "finite"),
+    ],
+)
+def test_bad_arguments(build, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build()
+
+
+def test_one_variable() -> None:
+    assert structures.tensor_train(1).regions == (Region.input(0), Region.split((0,)))
