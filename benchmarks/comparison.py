@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks import record
 from benchmarks.bounds import BARE, MARGINALS_OVER_TRAIN, OURS, bound
 from benchmarks.side import PEERS, Side, SideError, Workload, agree, race
-from benchmarks.spread import Spread, ratio
+from benchmarks.spread import Spread, plain, ratio
 
 Results = dict[str, Any]
 
@@ -183,7 +183,7 @@ def _race(sides: Sequence[Side], action: str, options: argparse.Namespace) -> di
 
 
 def _cells(spread: Mapping[str, float]) -> tuple[str, str]:
-    return f"{spread['median']:.3g}", f"{spread['least']:.3g}-{spread['most']:.3g}"
+    return plain(spread["median"]), f"{plain(spread['least'])}-{plain(spread['most'])}"
 
 
 def _judged(found: Results, workload: str, action: str, side: str) -> tuple[str, str]:

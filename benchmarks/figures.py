@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.bounds import BARE, OURS
+from benchmarks.spread import plain
 
 COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
@@ -79,7 +80,7 @@ def _bars(axes: Axes, groups: Mapping[str, Mapping[str, Mapping[str, float]]], s
             whiskers = [[spread["median"] - spread["least"]], [spread["most"] - spread["median"]]]
             colour = COLOURS[sides.index(side)]
             axes.barh(position, spread["median"], color=colour, xerr=whiskers, error_kw={"lw": 0.8})
-            axes.annotate(f" {spread['median']:.3g}", (spread["most"], position), va="center", fontsize=7)
+            axes.annotate(f" {plain(spread['median'])}", (spread["most"], position), va="center", fontsize=7)
             position += 1
         position += 1
     axes.set_xscale("log")

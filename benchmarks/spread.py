@@ -24,6 +24,11 @@ class Spread(NamedTuple):
         return {**rounded, "count": self.count}
 
 
+def plain(value: float) -> str:
+    """Three significant digits, never with an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
     """Of the medians; its range is that of the ratios in the rounds that both sides took part in."""
     rounds = [a / b for a, b in zip(above, below, strict=False)]

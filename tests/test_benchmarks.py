@@ -17,7 +17,7 @@ from benchmarks.layers import workload as layer_workload
 from benchmarks.peers import bare, log_layer, ours_built, ours_circuit, ours_hmm, ours_layer
 from benchmarks.peers import hmmlearn as hmmlearn_side
 from benchmarks.side import Side, SideError, agree, race
-from benchmarks.spread import Spread, exponent, ratio
+from benchmarks.spread import Spread, exponent, plain, ratio
 from benchmarks.worker import Worker, serve
 
 TINY_HMM = workloads.hmm_workload("tiny", num_states=3, num_categories=4, length=5, batch=6, seed=0)
@@ -31,6 +31,7 @@ def tiny_circuit(layer: str = "cp", seed: int = 1):
 def test_spread_and_ratio() -> None:
     assert Spread.of([3.0, 1.0, 2.0, 10.0]) == (2.5, 1.0, 10.0, 4)
     assert Spread.of([0.123456, 0.2]).to_json() == {"median": 0.1617, "least": 0.1235, "most": 0.2, "count": 2}
+    assert [plain(x) for x in (0.01234, 3.0, 99.96, 1234.5)] == ["0.0123", "3", "100", "1,234"]
     assert ratio([4.0, 6.0, 8.0], [2.0, 2.0]) == (3.0, 2.0, 3.0, 2)
     assert ratio([4.0, 6.0], [4.0, 2.0]) == (5.0 / 3.0, 1.0, 3.0, 2)
 
