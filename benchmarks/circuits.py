@@ -22,10 +22,14 @@ CONTESTANTS = (
         is_peer=False,
     ),
     Contestant(BARE, "bare", ("forward", "train"), is_peer=False),
-    Contestant("cirkit", "cirkit", ("forward", "train")),
+    Contestant("cirkit", "cirkit", ("forward", "train", "half_missing")),
 )
 SPFLOW = Contestant("SPFlow", "spflow", ("forward", "train", "half_missing"))
-CHECKS = (Check("forward", (OURS, "cirkit")), Check("gradient", (OURS, "cirkit"), relative=1e-3))
+CHECKS = (
+    Check("forward", (OURS, "cirkit")),
+    Check("half_missing", (OURS, "cirkit")),
+    Check("gradient", (OURS, "cirkit"), relative=1e-3),
+)
 ACTIONS = ("forward", "train", "em", "half_missing", "train_half_missing", "marginals")
 QUOTED = {
     "w1, K=32": {"forward": {"bare products": 26, "cirkit": 285}, "train": {"bare products": 83, "cirkit": 464}},

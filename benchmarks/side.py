@@ -108,15 +108,16 @@ class Side:
 def race(sides: Sequence[Side], action: str, *, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Seconds a call of each side, a repetition a round, by turns and in alternating order.
 
-    The first call of each is not counted, unless it alone takes more than `seconds`; then it is all there is. A
-    repetition is as many calls as take 20 ms. A side sits out once it has used its `seconds`.
+    The first call of each is not counted: some compile. If the second takes more than `seconds`, it is all there is;
+    else a repetition is as many calls as take 20 ms, and a side sits out once it has used its `seconds`.
     """
     found: dict[str, list[float]] = {}
     calls = {}
     for side in sides:
-        first = side.seconds(action)
-        found[side.name] = [first] if first > seconds else []
-        calls[side.name] = 1 if first > seconds else max(1, round(0.02 / side.seconds(action)))
+        side.seconds(action)
+        second = side.seconds(action)
+        found[side.name] = [second] if second > seconds else []
+        calls[side.name] = max(1, round(0.02 / second))
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
             taken = found[side.name]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cirkit.backend.torch.queries import IntegrateQuery
 from cirkit.pipeline import PipelineContext
 from cirkit.symbolic.circuit import Circuit
 from cirkit.symbolic.initializers import ConstantTensorInitializer
@@ -18,12 +19,18 @@ from cirkit.utils.scope import Scope
 
 def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     x = torch.from_numpy(arrays["x"])
+    missing = ~torch.from_numpy(arrays["observed"])
     context = PipelineContext(backend="torch", semiring="lse-sum", fold=True, optimize=True)
     circuit = context.compile(_Symbolic(arrays, options).circuit)
+    marginalise = IntegrateQuery(circuit)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
             return circuit(x).flatten()
+
+    def half_missing() -> torch.Tensor:
+        with torch.no_grad():
+            return marginalise(x, integrate_vars=missing).flatten()
 
     def train() -> torch.Tensor:
         circuit.zero_grad()
@@ -40,7 +47,7 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
             sums[is_input] += parameter.grad.double().square().sum().item()
         return [sums[False], sums[True]]
 
-    return {"forward": forward, "train": train, "gradient": gradient}
+    return {"forward": forward, "half_missing": half_missing, "train": train, "gradient": gradient}
 
 
 class _Symbolic:
