@@ -18,20 +18,21 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
         return pc.Circuit(graph, inputs, num_units=options["num_units"], layer=options["layer"], seed=options["seed"])
 
     circuit = build()
+    workspace = pc.Workspace()
     generator = torch.Generator().manual_seed(options["seed"])
     x = torch.randint(options["num_categories"], (options["batch"], circuit.num_variables), generator=generator)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
-            return circuit.log_prob(x)
+            return circuit.log_prob(x, workspace=workspace)
 
     def em() -> None:
-        circuit.maximise(circuit.statistics(x), pseudocount=1e-3, relative=True, step=1e-6)
+        circuit.maximise(circuit.statistics(x, workspace=workspace), pseudocount=1e-3, relative=True, step=1e-6)
 
     return {
         "build": build,
         "forward": forward,
-        "train": lambda: circuit.statistics(x).log_likelihood,
+        "train": lambda: circuit.statistics(x, workspace=workspace).log_likelihood,
         "em": em,
         "sizes": lambda: [circuit.num_parameters, len(circuit.graph.regions)],
     }

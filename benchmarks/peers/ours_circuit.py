@@ -23,17 +23,18 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
 
 def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> dict[str, Callable[[], Any]]:
     generator = torch.Generator().manual_seed(0)
+    workspace = pc.Workspace()
     half = pc.Evidence(x, observed=observed)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
-            return circuit.log_prob(x)
+            return circuit.log_prob(x, workspace=workspace)
 
     def train() -> torch.Tensor:
-        return circuit.statistics(x).log_likelihood
+        return circuit.statistics(x, workspace=workspace).log_likelihood
 
     def em() -> torch.Tensor:
-        found = circuit.statistics(x)
+        found = circuit.statistics(x, workspace=workspace)
         circuit.maximise(found, pseudocount=1e-3, relative=True, step=KEEP)
         return found.log_likelihood
 
@@ -48,13 +49,13 @@ def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> di
 
     def marginals() -> torch.Tensor:
         with torch.no_grad():
-            found = circuit.condition(half).marginals()
+            found = circuit.condition(half, workspace=workspace).marginals()
         assert isinstance(found, torch.Tensor)
         return found
 
     def half_missing() -> torch.Tensor:
         with torch.no_grad():
-            return circuit.condition(half).log_evidence
+            return circuit.condition(half, workspace=workspace).log_evidence
 
     @torch.no_grad()
     def exact_means() -> torch.Tensor:
@@ -64,7 +65,7 @@ def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> di
 
     def conditional_sample() -> torch.Tensor:
         with torch.no_grad():
-            return circuit.condition(half).sample(1, generator=generator)
+            return circuit.condition(half, workspace=workspace).sample(1, generator=generator)
 
     return {
         "forward": forward,
@@ -73,7 +74,7 @@ def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> di
         "gradient": gradient,
         "marginals": marginals,
         "half_missing": half_missing,
-        "train_half_missing": lambda: circuit.statistics(half).log_likelihood,
+        "train_half_missing": lambda: circuit.statistics(half, workspace=workspace).log_likelihood,
         "sample": lambda: circuit.sample(1000, generator=generator),
         "sample_means": lambda: circuit.sample(20_000, generator=generator).double().mean(0),
         "exact_means": exact_means,

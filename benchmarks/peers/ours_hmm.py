@@ -16,14 +16,15 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     x = torch.from_numpy(arrays["x"])
     tables = [torch.from_numpy(arrays[name]) for name in ("initial", "transition", "emission")]
     hmm = pc.HMM.from_probs(*tables, length=x.shape[1])
+    workspace = pc.Workspace()
     generator = torch.Generator().manual_seed(0)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
-            return hmm.log_prob(x)
+            return hmm.log_prob(x, workspace=workspace)
 
     def em() -> torch.Tensor:
-        found = hmm.statistics(x)
+        found = hmm.statistics(x, workspace=workspace)
         hmm.maximise(found, step=KEEP)
         return found.log_likelihood.view(1)
 
