@@ -158,7 +158,7 @@ def misses(results: Mapping[str, Results]) -> list[str]:
         share = of_workload.get("marginals_over_train")
         if share is not None and share > MARGINALS_OVER_TRAIN:
             found.append(
-                f"{workload}: marginals cost {share:.2f} training steps; asked: at most {MARGINALS_OVER_TRAIN:g}"
+                f"{workload}: marginals cost {share:.2f} training steps on the same evidence; asked: at most {MARGINALS_OVER_TRAIN:g}"
             )
     return found
 
