@@ -157,9 +157,8 @@ def misses(results: Mapping[str, Results]) -> list[str]:
                     found.append(f"{workload}, {action}: {spread['median']:.2f} {kind}; asked: {limit}")
         share = of_workload.get("marginals_over_train")
         if share is not None and share > MARGINALS_OVER_TRAIN:
-            found.append(
-                f"{workload}: marginals cost {share:.2f} training steps on the same evidence; asked: at most {MARGINALS_OVER_TRAIN:g}"
-            )
+            cost = f"marginals cost {share:.2f} training steps on the same evidence"
+            found.append(f"{workload}: {cost}; asked: at most {MARGINALS_OVER_TRAIN:g}")
     return found
 
 
