@@ -22,6 +22,9 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     missing = ~torch.from_numpy(arrays["observed"])
     context = PipelineContext(backend="torch", semiring="lse-sum", fold=True, optimize=True)
     circuit = context.compile(_Symbolic(arrays, options).circuit)
+    for module in circuit.modules():
+        if hasattr(module, "_initializer_"):
+            module._initializer_ = torch.nn.init.normal_  # held our arrays, memory that its users do not spend
     marginalise = IntegrateQuery(circuit)
 
     def forward() -> torch.Tensor:
