@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 import pcircuits as pc
+from pcircuits import learning
 from pcircuits.files import write_safetensors
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.backbone import Backbone, predict
@@ -85,8 +86,8 @@ def cache_logits(
     """Masks the last L tokens of every window (N, W) as told by `mask` (N, L) and asks the backbone for all of them;
     with `hidden` also for its hidden states of the block.
 
-    With a `folder`, shards are written there one by one, and those that an earlier run left are used; what was made
-    with hidden states serves heads without them too.
+    With a `folder`, shards are written there one by one, each by one of the processes if there are several, and those
+    that an earlier run left are used; what was made with hidden states serves heads without them too.
 
     Raises:
         pc.ParameterError: a backbone without the hidden states that are asked for.
@@ -94,22 +95,30 @@ def cache_logits(
             does not know, or a folder that was filled from other windows, masks or another backbone.
     """
     _validate(backbone, tokens, mask)
-    parts = range(0, len(tokens), SHARD_WINDOWS)
-    fingerprint = _fingerprint(backbone, tokens, mask)
+    parts = list(range(0, len(tokens), SHARD_WINDOWS))
+    fingerprint, (rank, size) = _fingerprint(backbone, tokens, mask), learning.place()
     shards: list[dict[str, Tensor] | Path] = []
     for number, first in enumerate(tqdm(parts, "backbone", disable=not progress)):
         rows = slice(first, first + SHARD_WINDOWS)
         path = None if folder is None else Path(folder) / f"{number:05d}.safetensors"
         if path is not None and path.exists():
             _require_same(path, fingerprint, backbone, tokens[rows], mask[rows], hidden)
-            shards.append(path)
-            continue
-        parts_of_shard = list(_predict(backbone, tokens[rows], mask[rows], hidden, batch_size))
-        shard = {key: torch.cat([part[key] for part in parts_of_shard]) for key in parts_of_shard[0]}
-        if path is not None:
+        elif path is None or number % size == rank:
+            shard = _shard(backbone, tokens[rows], mask[rows], hidden, batch_size)
+            if path is None:
+                shards.append(shard)
+                continue
             write_safetensors(path, shard, {"fingerprint": fingerprint})
-        shards.append(shard if path is None else path)
+        if path is not None:
+            shards.append(path)
+    if folder is not None:
+        learning.wait()
     return LogitCache(tokens[:, -mask.shape[1] :], mask, shards)
+
+
+def _shard(backbone: Backbone, tokens: Tensor, mask: Tensor, hidden: bool, batch_size: int) -> dict[str, Tensor]:
+    parts = list(_predict(backbone, tokens, mask, hidden, batch_size))
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def _predict(

@@ -65,6 +65,9 @@ def train_head(
 ) -> learning.History:
     """Trains a head in place by `max E[w(t) log p_hat(x0 | x_t)]`, objective (7); the backbone stays as it is.
 
+    Under `torchrun` (after `pcircuits.learning.join()`) each process takes its share of every batch and of the
+    backbone's calls, given a `cache` folder; the result is that of one process. The first one writes checkpoints.
+
     Every window's block is masked `masks_per_window` times: a ratio t is drawn uniformly (stratified over all windows)
     and each token masked with probability t, at least one. A head with a threshold gamma sees ratios up to gamma only.
 
@@ -105,7 +108,9 @@ class Blocks(Protocol):
 
 
 class ShuffledBlocks:
-    """Batches of blocks in an order of each epoch's own; without a seed in the order they have."""
+    """Batches of blocks in an order of each epoch's own, of which each of several processes takes its share; without a
+    seed all of them in the order they have.
+    """
 
     def __init__(self, cache: Blocks, batch_size: int, seed: int | None) -> None:
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
@@ -118,7 +123,8 @@ class ShuffledBlocks:
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * EPOCHS + epoch)
             order = torch.randperm(len(order), generator=generator)
-        return (self.cache.batch(index) for index in order.split(self.batch_size)[start:])
+        parts = order.split(self.batch_size)[start:]
+        return (self.cache.batch(index if self.seed is None else learning.share(index)) for index in parts)
 
 
 def draw_masks(count: int, length: int, *, highest: float = 1.0, generator: torch.Generator) -> Bool[Tensor, "N L"]:

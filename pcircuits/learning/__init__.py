@@ -3,7 +3,7 @@
 from pcircuits.learning.adam import Adam
 from pcircuits.learning.anemone import Anemone
 from pcircuits.learning.batches import BatchStream
-from pcircuits.learning.distributed import all_reduce
+from pcircuits.learning.distributed import all_reduce, join, place, share, wait
 from pcircuits.learning.em import EM, MiniBatchEM
 from pcircuits.learning.fit import LEARNERS, fit
 from pcircuits.learning.history import Epoch, History
@@ -31,8 +31,12 @@ __all__ = [
     "fit",
     "hmm_from_bigrams",
     "hmm_from_states",
+    "join",
     "kmeans",
+    "place",
+    "share",
     "states_from_bigrams",
     "states_from_contexts",
+    "wait",
     "write_shards",
 ]

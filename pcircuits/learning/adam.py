@@ -10,6 +10,7 @@ from torch import nn
 
 from pcircuits.circuit import Circuit
 from pcircuits.errors import DataError, ParameterError
+from pcircuits.learning.distributed import average_gradients, synchronise
 from pcircuits.learning.em import require
 from pcircuits.learning.learner import Batch, Learner, Objective, Score, mean_loss
 from pcircuits.types import Tensor
@@ -19,7 +20,8 @@ from pcircuits.types import Tensor
 class Adam(Learner):
     """Adam (Kingma, Ba 2015) on the mean loss of a batch, without weight decay.
 
-    Circuits stay normalised, since their weights are normalised on use.
+    Circuits stay normalised, since their weights are normalised on use. In several processes (`learning.distributed`)
+    each learns from its rows of the batch and gradients are averaged: the result is that of one process.
 
     Args:
         lr: peak learning rate.
@@ -56,6 +58,7 @@ class Adam(Learner):
         self._model, self._objective, self._updates = model, objective, 0
         if not (parameters := [p for _, p in self._trained()]):
             raise ParameterError(f"this {type(model).__name__} has no parameter that requires a gradient")
+        synchronise(model)
         self._optimizer = torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
 
     def update(self, batch: Batch) -> Score:
@@ -64,13 +67,15 @@ class Adam(Learner):
             loss, weight = mean_loss(self._model, self._objective, batch)
         _require_finite("loss", loss.detach())
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._trained()], self.clip or math.inf)
+        parameters = [p for _, p in self._trained()]
+        mean, weight = average_gradients(parameters, float(loss.detach()), weight)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or math.inf)
         _require_finite("gradient", norm)
         self._optimizer.param_groups[0]["lr"] = self.rate(self._updates)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._updates += 1
-        return Score(float(loss.detach()) * weight, weight)
+        return Score(mean * weight, weight)
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""

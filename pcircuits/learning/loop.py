@@ -14,6 +14,7 @@ from pcircuits.errors import DataError, FormatError
 from pcircuits.learning import checkpoint as checkpoints
 from pcircuits.learning.batches import Source
 from pcircuits.learning.checkpoint import Checkpoint, Cursor, RandomState
+from pcircuits.learning.distributed import place
 from pcircuits.learning.history import Epoch, History
 from pcircuits.learning.interruption import Interruption
 from pcircuits.learning.learner import Batch, Learner, Objective, mean_loss
@@ -149,8 +150,10 @@ class Training:
         return total / weight
 
     def save(self) -> None:
-        """Write the run's state into its folder."""
+        """Write the run's state into its folder; of several processes the first one does."""
         assert self.folder is not None
+        if place().rank > 0:
+            return
         now = checkpoints.random_state(self.device)
         parts = {
             "model": self.model.state_dict(),

@@ -8,6 +8,7 @@ import torch
 import typer
 
 import pcircuits as pc
+from pcircuits import learning
 from pcircuits.types import Int, Tensor
 from pcircuits_diffusion import corpus, pretrained, resolve
 from pcircuits_diffusion.backbone import Backbone
@@ -81,7 +82,13 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
     pcd train notes.txt --out my_head --states 64
 
     pcd train data.jsonl --field question --field answer --out my_head --checkpoint run --objective-epochs 4
+
+    Several processes share objective (7) and its predictions (EM on the text is repeated by each):
+
+    torchrun --nproc-per-node 2 -m pcircuits_diffusion train text.txt --out my_head --cache kept --objective-epochs 4
     """
+    first = learning.join().rank == 0
+    quiet = quiet or not first
     for name, value, allowed in (("dtype", dtype, DTYPES), ("start", start, STARTS)):
         if value not in allowed:
             raise pc.ParameterError(f"--{name} must be one of {', '.join(allowed)}; got {value!r}")
@@ -124,7 +131,9 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
             seed=seed,
             **told.options("objective", 1),
         )
-    save(model, head, out, source, DTYPES[dtype])
+    if first:
+        save(model, head, out, source, DTYPES[dtype])
+    learning.wait()
     told.say(f"wrote {out}; try: pcd generate --head {out} ...")
 
 
