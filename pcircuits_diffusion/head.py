@@ -1,6 +1,6 @@
 """The coupled output head: a circuit over a block of tokens, conditioned on what a diffusion backbone predicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import pcircuits as pc
 from pcircuits_diffusion.coupling import COUPLINGS, CoupledPosterior, CouplingOptions, Targets
 from pcircuits_diffusion.modulation import MODULATIONS, Modulation, Potentials
+from pcircuits_diffusion.reduced import ReducedPosterior, TokenMap, stored
 
 
 class CoupledHead(nn.Module):
@@ -25,6 +26,9 @@ class CoupledHead(nn.Module):
             all are fitted. With a large vocabulary a sweep then costs no more than "corrected".
         top_k: each position's so many likeliest tokens are given a weight, the others none, and the posterior tells
             their `lost_mass`; None: all, which is exact.
+        token_map: the tokenizer's ids of the prior's tokens, for a prior over a part of the vocabulary: it has one
+            value more, the class of all other tokens, which are independent within it (see `reduced.py`). None: all.
+        vocab_size: of the tokenizer, with a `token_map`.
         modulation: what the backbone's hidden states say of the circuit: "none" (the paper), "latent" (potentials of
             its latent variables, App. E.1) or "parameter" (gates on its parameters, App. E.2).
         hidden_size: of the backbone's hidden states, for modulations.
@@ -51,6 +55,8 @@ class CoupledHead(nn.Module):
         tolerance: float | None = None,
         sweep_tokens: int | None = None,
         top_k: int | None = None,
+        token_map: Sequence[int] | None = None,
+        vocab_size: int | None = None,
         modulation: str = "none",
         hidden_size: int | None = None,
         modulation_options: Mapping[str, int] | None = None,
@@ -78,6 +84,7 @@ class CoupledHead(nn.Module):
         _require_tokens(coupling, tolerance, sweep_tokens, top_k)
         self.prior, self.coupling, self.sweeps, self.tolerance = prior, coupling, sweeps, tolerance
         self.sweep_tokens, self.top_k = sweep_tokens, top_k
+        self.token_map = _token_map(prior, token_map, vocab_size)
         self.sharpen, self.gamma, self.differentiate_weights = sharpen, gamma, differentiate_weights
         self.exponents = nn.Parameter(torch.ones(2, max(1, learn_exponents)), requires_grad=learn_exponents > 0)
         self.modulation: Modulation | None = None
@@ -96,6 +103,7 @@ class CoupledHead(nn.Module):
             "tolerance": self.tolerance,
             "sweep_tokens": self.sweep_tokens,
             "top_k": self.top_k,
+            **stored(self.token_map),
             "modulation": next(k for k, v in MODULATIONS.items() if v is (modulation and type(modulation))),
             "hidden_size": modulation and modulation.hidden_size,
             "modulation_options": modulation and {"width": modulation.width, "blocks": modulation.blocks},
@@ -116,6 +124,9 @@ class CoupledHead(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """V, the tokenizer's."""
+        if self.token_map is not None:
+            return self.token_map.vocab_size
         assert self.prior.num_categories is not None
         return self.prior.num_categories
 
@@ -138,6 +149,15 @@ class CoupledHead(nn.Module):
         """
         self._validate(logits, hidden_states, tokens, mask)
         tokens = torch.where(mask, 0, tokens)
+        if self.token_map is None:
+            return self._couple(logits, hidden_states, tokens, mask)
+        logits = logits / self.sharpen
+        of_classes = self.token_map.of_logits(logits) * self.sharpen
+        inner = self._couple(of_classes, hidden_states, self.token_map.of_tokens(tokens), mask)
+        return ReducedPosterior(inner, self.token_map, logits, tokens, mask)
+
+    def _couple(self, logits: Tensor, hidden_states: Tensor | None, tokens: Tensor, mask: Tensor) -> CoupledPosterior:
+        """Over the prior's values."""
         targets = Targets.of(logits, mask, sharpen=self.sharpen, top_k=self.top_k, dtype=self.prior.dtype)
         with torch.autocast(logits.device.type, enabled=False):
             potentials = Potentials()
@@ -182,6 +202,20 @@ class CoupledHead(nn.Module):
     def extra_repr(self) -> str:
         shown = ("coupling", "sweeps", "tolerance", "sweep_tokens", "top_k", "sharpen", "gamma")
         return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+
+
+def _token_map(prior: pc.Circuit, token_map: Sequence[int] | None, vocab_size: int | None) -> TokenMap | None:
+    if token_map is None and vocab_size is None:
+        return None
+    if token_map is None or vocab_size is None:
+        raise pc.ParameterError("`token_map` and `vocab_size`, that of the tokenizer, belong together")
+    found = TokenMap(token_map, vocab_size)
+    if prior.num_categories != found.num_kept + 1:
+        raise pc.ShapeError(
+            f"with a `token_map` of {found.num_kept} tokens `prior` must have one value more, for all others; it has "
+            f"{prior.num_categories}"
+        )
+    return found
 
 
 def _require_tokens(coupling: str, tolerance: float | None, sweep_tokens: int | None, top_k: int | None) -> None:

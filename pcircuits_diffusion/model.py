@@ -237,6 +237,8 @@ class CoupledDiffusion:
     ) -> ConstrainedText:
         if isinstance(self.head, HeadMixture):
             raise pc.ParameterError("a constraint needs a single head whose prior is a pc.HMM, not a mixture of heads")
+        if self.head is not None and self.head.token_map is not None:
+            raise pc.ParameterError("a constraint needs a head over all tokens, without a `token_map`")
         if settings.region != "blocks" or (self.head is not None and settings.block_length != self._head_length):
             raise pc.ParameterError("a constraint needs `region='blocks'`, in blocks of the head's length")
         if settings.reviser != "none":

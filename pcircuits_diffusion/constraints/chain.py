@@ -11,6 +11,7 @@ import pcircuits as pc
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits_diffusion.constraints.semiring import LogTable
 from pcircuits_diffusion.coupling import CoupledPosterior, Independent
+from pcircuits_diffusion.reduced import ReducedPosterior
 
 
 class Chain(NamedTuple):
@@ -60,6 +61,8 @@ def chain_of(distribution: Any) -> Chain:
     """
     if isinstance(distribution, Independent):
         return _of_independent(distribution)
+    if isinstance(distribution, ReducedPosterior):
+        raise pc.StructureError("constraints need a head over all tokens; this one has a `token_map`")
     posterior = distribution.posterior if isinstance(distribution, CoupledPosterior) else distribution
     if not isinstance(posterior, pc.Posterior):
         raise pc.StructureError(f"constraints condition a coupled posterior, not {type(distribution).__name__}")

@@ -20,6 +20,8 @@ OTHER = {
     "tolerance": 0.01,
     "sweep_tokens": 2,
     "top_k": 2,
+    "token_map": [2, 0],
+    "vocab_size": 5,
     "modulation": "parameter",
     "hidden_size": 5,
     "modulation_options": {"width": 4, "blocks": 2},
