@@ -68,6 +68,7 @@ class Circuit(nn.Module):
             self._make_inputs_indicators()
         self.to(dtype)
         self._cache: tuple[tuple, dict[str, Any]] | None = None
+        self._marginals: tuple[tuple, Tensor] | None = None
         self._shared = False  # whether users may hold tensors of the cache
 
     @property
@@ -134,6 +135,9 @@ class Circuit(nn.Module):
         """
         return torch.zeros((), dtype=torch.float64, device=self.device)
 
+    def _differentiates(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
         return self.log_prob(x)
 
@@ -167,9 +171,12 @@ class Circuit(nn.Module):
         return self.condition(self._nothing()).sample(n, generator=generator)[:, 0]
 
     def marginals(self) -> Float[Tensor, "D V"] | list[Tensor | Moments]:
-        """`p(X_i)`, (D, V), or a list with one entry a variable as for a posterior."""
+        """`p(X_i)`, (D, V), or a list with one entry a variable as for a posterior; kept like `prepared`."""
+        if self._marginals is not None and self._marginals[0] == self.version and not self._differentiates():
+            return self._marginals[1]
         result = self.condition(self._nothing()).marginals()
         if isinstance(result, Tensor):
+            self._marginals = None if result.requires_grad else (self.version, result[0])
             return result[0]
         return [Moments(*(m[0] for m in r)) if isinstance(r, Moments) else r[0] for r in result]
 

@@ -202,6 +202,11 @@ class Evidence:
     def device(self) -> torch.device:
         return self.values.device
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no variable is observed and there are no weights, potentials or gates."""
+        return not self.observed.any() and self.log_weights is self.latent is self.gates is None
+
     def rows(self, index: Shaped[Tensor, " M"]) -> "Evidence":
         """The evidence of some batch rows: an index or a bool mask over B."""
         return self._each(lambda x: x[index])

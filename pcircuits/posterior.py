@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcircuits import queries
-from pcircuits.errors import EvidenceError, ShapeError, StaleError
+from pcircuits.errors import EvidenceError, ShapeError, StaleError, StructureError
 from pcircuits.evaluator import Evaluation
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.queries import MPE, Estimate, Moments
@@ -62,6 +62,21 @@ class Posterior:
         """
         self._possible()
         return queries.marginals(self._evaluation)
+
+    def free_marginals(self) -> Float[Tensor, "M V"]:
+        """`marginals()[~observed]`, nothing being worked out for the observed variables.
+
+        Raises:
+            StructureError: variables that are not all discrete with equally many values.
+        """
+        self._possible()
+        if self.circuit.num_categories is None:
+            raise StructureError("free_marginals needs discrete variables with equally many values")
+        if self.evidence.says_nothing:
+            marginals = self.circuit.marginals()  # which the circuit keeps
+            assert isinstance(marginals, Tensor)
+            return marginals if self.evidence.batch_size == 1 else marginals.repeat(self.evidence.batch_size, 1)
+        return queries.free_marginals(self._evaluation)
 
     def pair_marginals(self, first: int, second: int) -> Float[Tensor, "B V W"]:
         """Exact `p(X_first, X_second | evidence)` of two discrete variables, of any circuit, (B, V_first, V_second).

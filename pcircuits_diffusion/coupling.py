@@ -212,15 +212,15 @@ def corrected(prior: pc.Circuit, targets: Targets, given: pc.Evidence, options: 
     circuit excludes keep weight zero.
     """
     with options.gradients():
-        marginals = prior.condition(given).marginals()
-    assert isinstance(marginals, Tensor)
-    marginals = marginals.flatten(0, 1) if targets.mask.all() else marginals[targets.mask]
+        marginals = prior.condition(given).free_marginals()
     if targets.ids is not None:
         marginals = marginals.gather(-1, targets.ids)
-    possible = marginals > 0
-    log_marginals = torch.where(possible, marginals, 1.0).log().to(targets.log_probs.dtype)
-    weights = _power(targets.weighted, options.backbone_exponent) - _power(log_marginals, options.prior_exponent)
-    return targets.weigh(given, weights.masked_fill(~possible, -torch.inf))
+    everything = not marginals.requires_grad and marginals.numel() and marginals.min() > 0
+    possible = None if everything else marginals > 0
+    log_marginals = (marginals if possible is None else torch.where(possible, marginals, 1.0)).log()
+    log_marginals = _power(log_marginals.to(targets.log_probs.dtype), options.prior_exponent)
+    weights = _power(targets.weighted, options.backbone_exponent) - log_marginals
+    return targets.weigh(given, weights if possible is None else weights.masked_fill(~possible, -torch.inf))
 
 
 def projected(prior: pc.Circuit, targets: Targets, given: pc.Evidence, options: CouplingOptions) -> pc.Evidence:

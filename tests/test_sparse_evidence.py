@@ -5,6 +5,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits import testing
+from pcircuits.queries.matching_fits import largest
 
 CIRCUITS = [("hmm", "cp-t"), ("binary_tree", "cp"), ("hclt", "cp"), ("rat", "tucker")]
 BATCH, VARIABLES = 3, 4
@@ -140,3 +141,30 @@ def test_largest_values_are_found_among_many() -> None:
     given = pc.Evidence(log_weights=weights).of_variables((0, 1))
     found = family.log_values(prepared, torch.zeros(2, dtype=torch.long), given, True)
     assert torch.allclose(found, (log + weights.transpose(0, 1).unsqueeze(2)).amax(-1), atol=1e-10)
+
+
+@pytest.mark.parametrize(("structure", "layer"), [*CIRCUITS, ("hmm", "cp")])
+def test_marginals_of_the_unobserved_alone(structure: str, layer: str) -> None:
+    for spread in (2.0, 400.0):
+        circuit, sparse, dense = pair(structure, layer, spread=spread)
+        potentials = torch.randn(BATCH, VARIABLES, circuit.num_units, dtype=torch.float64)
+        missing = pc.Evidence(dense.values, observed=dense.observed)
+        latent = pc.Evidence(dense.values, observed=dense.observed, latent=potentials)
+        nothing = pc.Evidence.nothing(BATCH, VARIABLES)
+        for evidence in (sparse, dense, missing, latent, nothing, nothing.rows(torch.tensor([0]))):
+            posterior = circuit.condition(evidence)
+            want = posterior.marginals()[~evidence.observed]
+            assert torch.allclose(posterior.free_marginals(), want, atol=1e-12)
+    with torch.no_grad():
+        circuit.marginals()[0].sum()
+        next(circuit.parameters()).mul_(1.3)
+        assert torch.allclose(circuit.marginals(), circuit.condition(nothing).marginals()[0], atol=1e-12)
+
+
+def test_largest_entries() -> None:
+    x = torch.randn(3, 1003, generator=torch.Generator().manual_seed(0))
+    x[1] = x[1].round()  # ties
+    for count in (1, 5, 7, 40):
+        found = largest(x, count)
+        assert torch.equal(x.gather(-1, found), x.topk(count, -1).values)
+        assert (found.sort(-1).values.diff(dim=-1) > 0).all()

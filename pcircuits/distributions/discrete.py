@@ -65,12 +65,14 @@ class Soft(NamedTuple):
         where = _places(evidence.soft)
         if evidence.weighted_values is not None:
             return cls(where, evidence.log_weights[where], evidence.weighted_values[where])
-        return cls(where, evidence.log_weights[where][:, :categories], None)
+        every = len(where[0]) == evidence.observed.numel()
+        chosen = evidence.log_weights.flatten(0, 1) if every else evidence.log_weights[where]
+        return cls(where, chosen[:, :categories], None)
 
     def linear(self, dtype: torch.dtype) -> tuple[Float[Tensor, "M W"], Float[Tensor, " M"]]:
         """Weights divided by the largest, and that one's logarithm in float64."""
         peak = finite(self.log_weights.detach().amax(-1, keepdim=True))
-        return (self.log_weights - peak).exp().to(dtype), peak.squeeze(-1).double()
+        return (self.log_weights - peak).exp_().to(dtype), peak.squeeze(-1).double()
 
     def sum(self, weights: Float[Tensor, "M W"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "M K"]:
         """`sum_v weights[m,v] table[g,v]`: one matrix product over the positions that have weights, or one a group."""
@@ -240,6 +242,16 @@ class Discrete(InputFamily):
         weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
         spread = free.spread(shares, prepared.linear, rows)
         return found.index_put_(free.where, free.dense(spread * weights, self.num_categories, 0.0))
+
+    def free_posterior(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"]
+    ) -> Float[Tensor, "M V"]:
+        """The conditionals of all unobserved variables and of no others, a flow of one being spread over each."""
+        free = self._free(evidence)
+        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
+        shares = shares / flows[free.where].sum(-1, keepdim=True)
+        spread = free.spread(shares, prepared.linear, rows)
+        return free.dense(spread if isinstance(weights, float) else spread * weights, self.num_categories, 0.0)
 
     def statistics(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory

@@ -57,7 +57,9 @@ def synchronise(model: nn.Module) -> None:
     """Gives every process the parameters and buffers of the first."""
     if place().size > 1:
         for tensor in model.state_dict().values():
-            distributed.broadcast(tensor, 0)
+            whole = tensor.contiguous()
+            distributed.broadcast(whole, 0)
+            tensor.copy_(whole)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], loss: float, weight: float) -> tuple[float, float]:
@@ -73,9 +75,9 @@ def average_gradients(parameters: Sequence[nn.Parameter], loss: float, weight: f
     total = float(totals[1])
     for p, anywhere in zip(parameters, (totals[2:] > 0).tolist(), strict=True):
         if anywhere:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad * weight
-            distributed.all_reduce(p.grad)
-            p.grad /= total
+            summed = torch.zeros_like(p) if p.grad is None else p.grad * weight
+            distributed.all_reduce(summed := summed.contiguous())
+            p.grad = summed / total
     return float(totals[0]) / total, total
 
 

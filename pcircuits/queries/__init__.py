@@ -3,7 +3,7 @@
 from pcircuits.queries.determinism import is_deterministic
 from pcircuits.queries.entropy import Estimate, entropy
 from pcircuits.queries.joint import joint_log_prob
-from pcircuits.queries.marginal import Moments, marginals
+from pcircuits.queries.marginal import Moments, free_marginals, marginals
 from pcircuits.queries.match_marginals import Projection, match_marginals, project_marginals
 from pcircuits.queries.moments import covariance, moment
 from pcircuits.queries.mpe import MPE, mpe
@@ -17,6 +17,7 @@ __all__ = [
     "Projection",
     "covariance",
     "entropy",
+    "free_marginals",
     "is_deterministic",
     "joint_log_prob",
     "marginals",

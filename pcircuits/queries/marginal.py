@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from pcircuits.distributions.discrete import Discrete
 from pcircuits.evaluator import Evaluation, Pass, downward
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Float, Tensor
@@ -26,6 +27,26 @@ def marginals(evaluation: Evaluation) -> Float[Tensor, "B D V"] | list[Tensor | 
     exact = [None] * len(fast) if evaluation.exact is None else _per_variable(evaluation.exact)
     merged = [evaluation.merge(*pair) for pair in zip(fast, exact, strict=True)]
     return [x if width > 0 else Moments(x[:, 0], _variance(x)) for x, width in zip(merged, widths, strict=True)]
+
+
+def free_marginals(evaluation: Evaluation) -> Float[Tensor, "M V"]:
+    """Those of the unobserved variables alone, row by row of the evidence."""
+    p = evaluation.fast
+    free = ~p.evidence.observed
+    inputs = [level for level in p.plan.levels if isinstance(level, InputLevel)]
+    level, family = inputs[0], inputs[0].family
+    in_order = level.variables == tuple(range(free.shape[1]))
+    if evaluation.exact is not None or len(inputs) > 1 or not in_order or not isinstance(family, Discrete):
+        found = marginals(evaluation)
+        assert isinstance(found, Tensor)
+        return found[free]
+    (flows,) = downward(p, torch.ones_like(p.records[-1].values.v[0, :, 0]))[0].values()
+    given = p.evidence.of_variables(level.variables)
+    found = family.free_posterior(p.prepared[level.group], level.rows, given, flows)
+    if free.shape[0] == 1 or free.shape[1] == 1:
+        return found
+    order = free.T.flatten().cumsum(0).view(free.shape[1], -1).T[free] - 1  # theirs: variable by variable
+    return found[order]
 
 
 def _variance(moments: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:

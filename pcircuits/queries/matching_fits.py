@@ -69,11 +69,13 @@ class LikeliestValues:
         self.circuit, self.start = circuit, evidence
         self.free = ~evidence.observed
         self.index = self.free.flatten().cumsum(0).view(self.free.shape) - 1  # of M, where free
-        log_targets, marginals = log_targets[self.free], _free_marginals(circuit, evidence)
-        self.log_top, self.ids = log_targets.topk(count, -1)
-        others = _target_over(log_targets, marginals).scatter(-1, self.ids, -torch.inf)
+        log_targets = log_targets.flatten(0, 1) if self.free.all() else log_targets[self.free]
+        marginals = circuit.condition(evidence).free_marginals()
+        self.ids = largest(log_targets.detach(), count)
+        self.log_top = log_targets.gather(-1, self.ids)
+        others = _target_over(log_targets, marginals).scatter_(-1, self.ids, -torch.inf)
         peak = finite(others.detach().amax(-1, keepdim=True))
-        self.others = others - peak
+        self.others = others.sub_(peak)
         linear = self.others.exp().to(marginals.dtype)
         mass = torch.bmm(linear.unsqueeze(1), marginals.unsqueeze(-1)).flatten()
         self.log_mass = _log(mass) + peak.squeeze(-1)
@@ -103,8 +105,9 @@ class LikeliestValues:
     def evidence(self) -> Evidence:
         """With all weights, and with what the visits found of them, so that nothing is summed over the table again."""
         others = self.others + self.factor.unsqueeze(-1)
-        weights = others.scatter(-1, self.ids, self.log_weights)
-        weights = torch.where(self.usable.unsqueeze(-1), weights, 0.0)
+        weights = others.scatter_(-1, self.ids, self.log_weights)
+        if not self.usable.all():
+            weights = torch.where(self.usable.unsqueeze(-1), weights, 0.0)
         log_weights = weights.view(*self.free.shape, -1) if self.free.all() else self._placed(weights)
         evidence = self.start.replace(log_weights=log_weights)
         if not (torch.is_grad_enabled() and self.found.requires_grad):
@@ -143,11 +146,19 @@ def _input_levels(circuit: "Circuit") -> list[Any]:
     return [level for level in circuit.plan.levels if isinstance(level, InputLevel)]
 
 
-def _free_marginals(circuit: "Circuit", evidence: Evidence) -> Float[Tensor, "M V"]:
-    marginals = circuit.condition(evidence).marginals()
-    assert isinstance(marginals, Tensor)
-    free = ~evidence.observed
-    return marginals.flatten(0, 1) if free.all() else marginals[free]
+def largest(x: Float[Tensor, "M V"], count: int) -> Int[Tensor, "M W"]:
+    """Where the `count` largest entries of each row are: they lie in the blocks of largest maximum, and what is left
+    over.
+    """
+    width = 64
+    blocks = x.shape[-1] // width
+    if blocks <= 2 * count:
+        return x.topk(count, -1).indices
+    best = x[:, : blocks * width].unflatten(-1, (blocks, width)).amax(-1).topk(count, -1).indices
+    inside = (best.unsqueeze(-1) * width + torch.arange(width, device=x.device)).flatten(1)
+    rest = torch.arange(blocks * width, x.shape[-1], device=x.device).expand(len(x), -1)
+    places = torch.cat([inside, rest], -1)
+    return places.gather(-1, x.gather(-1, places).topk(count, -1).indices)
 
 
 def _predict(message: Float[Tensor, "R K"], table: Float[Tensor, "V K"], of_values: Tensor | None) -> Tensor:
@@ -161,6 +172,8 @@ def _weighted(weights: Float[Tensor, "R W"], of_values: Float[Tensor, "R W K"]) 
 
 def _target_over(log_targets: Float[Tensor, "..."], prediction: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """`log target - log prediction`, and `-inf` where the circuit excludes the value."""
+    if not prediction.requires_grad and prediction.numel() and prediction.min() > 0:
+        return log_targets - prediction.log().to(log_targets.dtype)
     possible = prediction > 0
     found = log_targets - torch.where(possible, prediction, 1.0).log().to(log_targets.dtype)
     return torch.where(possible, found, -torch.inf)

@@ -35,7 +35,8 @@ windows = torch.randint(VOCAB, (11, 6), generator=torch.Generator().manual_seed(
 history = pcd.train_head(head, table_backbone(), windows, valid=windows[:3], cache=folder / "cache", batch_size=4,
     epochs=int(sys.argv[2]), seed=0, checkpoint=folder / "run", resume=True, progress=False, learner=pc.Adam(0.05))
 losses = torch.tensor([[e.train_loss, e.valid_loss] for e in history.epochs], dtype=torch.float64)
-safetensors.torch.save_file({**head.state_dict(), "losses": losses}, folder / f"{size}_{rank}.safetensors")
+kept = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
+safetensors.torch.save_file({**kept, "losses": losses}, folder / f"{size}_{rank}.safetensors")
 """
 
 
