@@ -38,7 +38,7 @@ class InputEvidence(NamedTuple):
     def recall(self, table: Tensor) -> "Known | None":
         """Values of this table's units under the same weights, of no fewer positions, from an earlier call."""
         known = None if self.memory is None else self.memory.known
-        if known is None or known.table is not table or known.version != self._version:
+        if known is None or known.table is not table or known.versions != self._versions(table):
             return None
         assert self.log_weights is not None
         constant = not (torch.is_grad_enabled() and (table.requires_grad or self.log_weights.requires_grad))
@@ -46,23 +46,25 @@ class InputEvidence(NamedTuple):
 
     def remember(self, table: Tensor, values: Float[Tensor, "F B K"], scale: Float[Tensor, "F B"]) -> "Known":
         """Keeps the values for evidence that observes more of the same variables."""
-        known = Known(table, self._version, self.soft, values, scale)
-        if self.memory is not None and not (values.requires_grad or self._version < 0):
+        versions = self._versions(table)
+        known = Known(table, versions, self.soft, values, scale)
+        if self.memory is not None and versions is not None and not values.requires_grad:
             self.memory.known = known
         return known
 
-    @property
-    def _version(self) -> int:
-        """Changes when the weights are changed in place; negative where that is not told."""
+    def _versions(self, table: Tensor) -> tuple[int, int] | None:
+        """Change when table or weights are changed in place; None where that is not told."""
         weights = self.log_weights
-        return -1 if weights is None or weights.is_inference() else weights._version
+        if weights is None or weights.is_inference() or table.is_inference():
+            return None
+        return table._version, weights._version
 
 
 class Known(NamedTuple):
     """Linear values of a table's units under soft evidence, where `soft`, and the log of their scale."""
 
     table: Tensor
-    version: int
+    versions: tuple[int, int] | None
     soft: Bool[Tensor, "F B"]
     values: Float[Tensor, "F B K"]
     scale: Float[Tensor, "F B"]

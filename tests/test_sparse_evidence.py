@@ -104,6 +104,17 @@ def test_what_is_remembered_is_what_would_be_worked_out() -> None:
             circuit.groups["emission"].get_parameter("logits").mul_(1.1)
 
 
+def test_what_is_remembered_ends_with_an_em_step() -> None:
+    hmm = pc.HMM(3, 4, 3, seed=0)
+    evidence = pc.Evidence(log_weights=torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)))
+    for _ in range(3):
+        hmm.maximise(hmm.statistics(evidence))
+        fresh = pc.Evidence(log_weights=evidence.log_weights.clone())
+        assert torch.equal(hmm.condition(evidence).log_evidence, hmm.condition(fresh).log_evidence)
+    with torch.inference_mode():
+        assert torch.equal(hmm.condition(evidence).log_evidence, hmm.condition(fresh).log_evidence)
+
+
 def test_sparse_evidence_that_does_not_fit() -> None:
     circuit, sparse, _ = pair("hmm", "cp-t")
     ids, weights = sparse.weighted_values, sparse.log_weights
