@@ -111,9 +111,7 @@ class Product:
                 forward = self._through(moved, chain.into(t + 1), edges.target)
 
     def _inside(self, t: int, after: Tensor) -> Float[Tensor, "B Q H"]:
-        edges = self.edges[t]
-        emitted = (self._emission(t), edges.column)
-        return self._with_latent(t, self._along(emitted, (after, edges.target), edges.source, self.num_states))
+        return self._with_latent(t, self.semiring.back(self._emission(t), after, self.edges[t]))
 
     def _with_latent(self, t: int, message: Tensor) -> Tensor:
         return message if self.chain.latent is None else message + self.chain.latent[:, t].double().unsqueeze(1)

@@ -1,6 +1,7 @@
 """What "sum" means on the product of a chain and an automaton: log-sum-exp or maximum, both without false zeros.
 
-Axes: B rows, M messages of a row, J summed, O output, E edges, H hidden states.
+Axes: B rows, M messages of a row, J summed, O output, E edges, C classes, Q automaton states, P pairs of states, H hidden
+states.
 """
 
 import math
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from pcircuits.types import Float, Int, Tensor
+from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits_diffusion.constraints.automaton import Edges
 
 MOST_TERMS = 1 << 22  # terms that are laid out at once where no matrix product will do
 
@@ -31,11 +33,13 @@ class LogTable(NamedTuple):
 
 class Semiring(NamedTuple):
     """`matmul(rows, table)`: (B, M, J) log messages through a table, (B, M, O). `scatter(values, index, size)`:
-    (B, E, H) summed by index, (B, size, H). `add`: elementwise.
+    (B, E, H) summed by index, (B, size, H). `back(emitted, after, edges)`: what is emitted, (B, C, H), times what is
+    after it, (B, Q, H), summed over the edges of each source, (B, Q, H). `add`: elementwise.
     """
 
     matmul: Callable[[Tensor, LogTable], Tensor]
     scatter: Callable[[Tensor, Tensor, int], Tensor]
+    back: Callable[[Tensor, Tensor, Edges], Tensor]
     add: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -72,6 +76,58 @@ def log_scatter(values: Float[Tensor, "B E H"], index: Int[Tensor, " E"], size: 
     return total.log() + peak
 
 
+def log_back(emitted: Float[Tensor, "B C H"], after: Float[Tensor, "B Q H"], edges: Edges) -> Float[Tensor, "B Q H"]:
+    """`log sum_{e: source[e] = q} exp(emitted[b, column[e], h] + after[b, target[e], h])`.
+
+    Classes that lead from q to the same state are summed before they meet what is after it, by one matrix product of
+    linear values, each row's peaks at one. Rows in which something may have vanished are worked out again edge by edge.
+    """
+    if not len(edges.source):
+        return torch.full_like(after, -torch.inf)
+    peaks = emitted.amax(-1)[:, edges.column] + after.amax(-1)[:, edges.target]  # (B, E)
+    peak = _finite(max_scatter(peaks.unsqueeze(-1), edges.source, after.shape[1]))
+    live, place = edges.source.unique(return_inverse=True)
+    pairs, pair = (place * after.shape[1] + edges.target).unique(return_inverse=True)
+    source, target = pairs // after.shape[1], pairs % after.shape[1]
+    mixture = peaks.new_zeros(len(peaks), len(pairs), emitted.shape[1])
+    mixture[:, pair, edges.column] = (peaks - peak[:, edges.source, 0]).exp()
+    first, second = _peaked(emitted), _peaked(after)
+    terms = (mixture @ first).mul_(second[:, target])
+    total = terms.new_zeros(len(terms), len(live), terms.shape[2]).index_add_(1, source, terms)
+    small = total < math.exp(0.6 * math.log(torch.finfo(total.dtype).tiny))
+    result = torch.full_like(after, -torch.inf).index_copy_(1, live, total.log_().add_(peak[:, live]))
+    if (rows := _vanished(small, emitted, after, edges._replace(source=place))).any():
+        result[rows] = _edge_by_edge(log_scatter, emitted[rows], after[rows], edges)
+    return result
+
+
+def _peaked(log: Float[Tensor, "B J H"]) -> Float[Tensor, "B J H"]:
+    return (log - _finite(log.amax(-1, keepdim=True))).exp_()
+
+
+def _vanished(small: Tensor, emitted: Tensor, after: Tensor, edges: Edges) -> Bool[Tensor, " B"]:
+    """Rows with a small value that is not zero by structure."""
+    rows = small.flatten(1).any(1)
+    for row in rows.nonzero().flatten().tolist():
+        possible = ~emitted[row, edges.column].isneginf() & ~after[row, edges.target].isneginf()
+        reached = torch.zeros_like(small[row], dtype=torch.int).index_add_(0, edges.source, possible.int())
+        rows[row] = (small[row] & (reached > 0)).any()
+    return rows
+
+
+def _edge_by_edge(scatter: Callable, emitted: Tensor, after: Tensor, edges: Edges) -> Float[Tensor, "B Q H"]:
+    """Rows by rows where the terms are many."""
+    count = max(1, MOST_TERMS // max(1, len(edges.source) * after.shape[2]))
+    parts = zip(emitted.split(count), after.split(count), strict=True)
+    terms = (first[:, edges.column] + second[:, edges.target] for first, second in parts)
+    return torch.cat([scatter(part, edges.source, after.shape[1]) for part in terms])
+
+
+def max_back(emitted: Float[Tensor, "B C H"], after: Float[Tensor, "B Q H"], edges: Edges) -> Float[Tensor, "B Q H"]:
+    """`max_{e: source[e] = q} emitted[b, column[e], h] + after[b, target[e], h]`."""
+    return _edge_by_edge(max_scatter, emitted, after, edges)
+
+
 def max_matmul(rows: Float[Tensor, "B M J"], table: LogTable) -> Float[Tensor, "B M O"]:
     """`max_j rows[b, m, j] + log table[j, o]`."""
     terms = table.log.shape[-1] * table.log.shape[-2] * len(rows)
@@ -93,5 +149,5 @@ def _finite(x: Tensor) -> Tensor:
     return torch.where(x.isneginf(), 0.0, x)
 
 
-SUM = Semiring(log_matmul, log_scatter, torch.logaddexp)
-MAX = Semiring(max_matmul, max_scatter, torch.maximum)
+SUM = Semiring(log_matmul, log_scatter, log_back, torch.logaddexp)
+MAX = Semiring(max_matmul, max_scatter, max_back, torch.maximum)

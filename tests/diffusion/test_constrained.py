@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import pcircuits as pc
 from pcircuits.testing import Enumeration, p_value
 from pcircuits_diffusion.constraints import ConstrainedPosterior, TokenAutomaton, dfa
+from pcircuits_diffusion.constraints.automaton import Edges
 from pcircuits_diffusion.constraints.chain import chain_of
 from pcircuits_diffusion.constraints.product import Product
 from pcircuits_diffusion.constraints.semiring import MAX, SUM, LogTable
@@ -337,3 +338,28 @@ def test_what_is_refused() -> None:
     hmm.set_probs(hmm.initial, hmm.transition, hmm.emission)
     with pytest.raises(pc.StaleError):
         ConstrainedPosterior(posterior, EVEN)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0, 5000.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_over_edges_are_those_of_each_edge(scale: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    emitted, after = (scale * torch.randn(3, size, 6, generator=generator, dtype=torch.float64) for size in (4, 5))
+    emitted, after = (
+        x.masked_fill(torch.rand(x.shape, generator=generator) < 0.3, -torch.inf) for x in (emitted, after)
+    )
+    every = torch.cartesian_prod(torch.arange(5), torch.arange(4))
+    every = every[torch.rand(len(every), generator=generator) < 0.7]
+    edges = Edges(*every.unbind(1), torch.randint(2, 5, (len(every),), generator=generator))
+    for semiring, add in ((SUM, torch.logaddexp), (MAX, torch.maximum)):
+        expected = torch.full((3, 5, 6), -torch.inf, dtype=torch.float64)
+        for source, column, target in zip(*edges, strict=True):
+            expected[:, source] = add(expected[:, source], emitted[:, column] + after[:, target])
+        found = semiring.back(emitted, after, edges)
+        assert torch.equal(found.isneginf(), expected.isneginf())
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_edges_lead_nowhere() -> None:
+    none = torch.empty(0, dtype=torch.long)
+    assert SUM.back(torch.zeros(1, 2, 3), torch.zeros(1, 4, 3), Edges(none, none, none)).isneginf().all()
