@@ -1,0 +1,196 @@
+"""Enumerable truths: `python -m benchmarks.truths [--reduced]`.
+
+Permutations, 4x4 Latin squares and 4x4 sudoku have a known law, uniform over valid outputs. The backbone is an oracle,
+right about every position, so that all that is wrong with sampling in T steps is that positions are drawn
+independently; or a small transformer. Circuits of few and of enough states are put on it, and the law of sampling in T
+steps in random order is worked out: how much of it is valid, and how far it is from uniform.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import pcircuits as pc
+from benchmarks import record, truths_plot, truths_tables
+from benchmarks.truths_laws import Distance, Rule, StepLaw, distance, some_orders
+from benchmarks.truths_priors import exact_hmm, fitted_hmm, uniform_hmm
+from benchmarks.truths_tasks import Oracle, Truth, latin_squares, permutations, sudoku_grids, sudoku_puzzles
+from benchmarks.truths_transformer import train_transformer
+from pcircuits_diffusion.backbone import Backbone
+from pcircuits_diffusion.evaluate.rules import factorised
+from pcircuits_diffusion.head import CoupledHead
+
+COUPLINGS: dict[str, dict[str, Any]] = {
+    "product": {"coupling": "product"},
+    "corrected": {"coupling": "corrected"},
+    "projected": {"coupling": "projected"},
+    "projected, 20 sweeps": {"coupling": "projected", "sweeps": 20},
+}
+MOST_OUTPUTS, MOST_STATES = 48, 512  # of sampled outputs; circuits with more states see a third of them
+
+
+class Question(NamedTuple):
+    """What is asked of a law: `outputs` (N, L) that are valid, `given` (N, L) positions that are known, `number` (N,)
+    valid outputs under what is given. `exact`: all outputs and all orders are counted.
+    """
+
+    name: str
+    truth: Truth
+    states: tuple[int, ...]
+    steps: tuple[int, ...]
+    outputs: Tensor
+    given: Tensor
+    number: Tensor
+    exact: bool = False
+
+
+class Row(NamedTuple):
+    """`states` 0: no circuit. `enough`: the circuit is the exact law. `alone`: validity of the circuit's samples."""
+
+    task: str
+    backbone: str
+    coupling: str
+    states: int
+    enough: bool
+    alone: float | None
+    distances: dict[int, Distance]
+
+
+def whole(truth: Truth, states: tuple[int, ...], steps: tuple[int, ...], seed: int) -> Question:
+    """Nothing is given. Long outputs are sampled, short ones all counted."""
+    exact = truth.length <= 5
+    index = torch.arange(len(truth.valid))
+    if not exact:
+        index = torch.randperm(len(truth.valid), generator=torch.Generator().manual_seed(seed))[:MOST_OUTPUTS]
+    outputs = truth.valid[index]
+    nothing = torch.zeros_like(outputs, dtype=torch.bool)
+    return Question(truth.name, truth, states, steps, outputs, nothing, _alike(outputs, len(truth.valid)), exact)
+
+
+def first_row_given(truth: Truth, states: tuple[int, ...], steps: tuple[int, ...]) -> Question:
+    """Latin squares whose first row is in order."""
+    outputs = truth.valid[(truth.valid[:, :4] == torch.arange(4)).all(1)]
+    given = (torch.arange(truth.length) < 4).expand_as(outputs)
+    return Question(
+        f"{truth.name}, first row given", truth, states, steps, outputs, given, _alike(outputs, len(outputs))
+    )
+
+
+def puzzles(truth: Truth, givens: int, states: tuple[int, ...], steps: tuple[int, ...]) -> Question:
+    """All solutions of all puzzles with so many givens."""
+    found = sudoku_puzzles(truth, givens)
+    number = torch.bincount(found.puzzle)[found.puzzle]
+    return Question(f"{truth.name}, {givens} given", truth, states, steps, found.solutions, found.given, number)
+
+
+def _alike(outputs: Tensor, number: int) -> Tensor:
+    return torch.full((len(outputs),), number)
+
+
+def questions(options: argparse.Namespace) -> list[Question]:
+    small = whole(permutations(3), (2, 4, 8), (1, 2, 3), options.seed)
+    if options.reduced:
+        return [small]
+    latin, sudoku = latin_squares(), sudoku_grids()
+    return [
+        small,
+        whole(permutations(4), (4, 8, 16), (1, 2, 4), options.seed),
+        whole(permutations(5), (8, 16, 32, 64), (1, 2, 3, 5), options.seed),
+        whole(permutations(7), (16, 64, 128), (1, 2, 4, 7), options.seed),
+        whole(latin, (16, 64, 256), (1, 2, 4, 8, 16), options.seed),
+        first_row_given(latin, (16, 64, 256), (1, 2, 4, 12)),
+        *(puzzles(sudoku, givens, (16, 64, 256), (1, 2, 4)) for givens in (4, 8, 12)),
+    ]
+
+
+def measure(question: Question, backbone: Backbone, name: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The backbone alone, then every coupling of every circuit."""
+    yield Row(question.name, name, "backbone alone", 0, False, None, distances(question, backbone, factorised, options))
+    for states, prior in circuits(question, options):
+        enough = states not in question.states
+        with torch.no_grad():
+            alone = float(prior.log_prob(question.truth.valid).exp().sum())
+        for coupling, settings in COUPLINGS.items():
+            if settings.get("sweeps", 1) > 1 and not question.exact:
+                continue
+            rule = CoupledHead(prior, **settings)
+            found = distances(question, backbone, rule, options, fewer=states > MOST_STATES)
+            yield Row(question.name, name, coupling, states, enough, alone, found)
+
+
+def circuits(question: Question, options: argparse.Namespace) -> Iterator[tuple[int, pc.HMM]]:
+    for states in question.states:
+        yield states, fitted_hmm(question.truth, states, epochs=options.epochs, seed=options.seed).requires_grad_(False)
+    exact = exact_hmm(question.truth).requires_grad_(False)
+    yield exact.num_units, exact
+
+
+def distances(
+    question: Question, backbone: Backbone, rule: Rule, options: argparse.Namespace, *, fewer: bool = False
+) -> dict[int, Distance]:
+    """By number of steps."""
+    part = slice(0, MOST_OUTPUTS // 3 if fewer and not question.given.any() else None)
+    law = StepLaw(rule, backbone, question.outputs[part], question.given[part])
+    count = max(2, options.orders // 3) if fewer else options.orders
+    orders = some_orders(question.truth.length, count, seed=options.seed)
+    return {
+        steps: distance(law.probabilities(orders, steps), question.number[part], exact=question.exact)
+        for steps in question.steps
+    }
+
+
+def control(truth: Truth, options: argparse.Namespace) -> float:
+    """Largest difference in log probability that uniform circuits make, over couplings and outputs: none, if right."""
+    backbone, orders = Oracle(truth), some_orders(truth.length, options.orders, seed=options.seed)
+    alone = StepLaw(factorised, backbone, truth.valid).probabilities(orders, 2)
+    found = [
+        StepLaw(CoupledHead(uniform_hmm(truth), **settings), backbone, truth.valid).probabilities(orders, 2)
+        for settings in COUPLINGS.values()
+    ]
+    return max(float((law - alone).abs().max()) for law in found)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_options(arguments)
+    torch.set_num_threads(options.threads)
+    rows: list[Row] = []
+    asked = questions(options)
+    for question in tqdm(asked, "tasks"):
+        rows += measure(question, Oracle(question.truth), "oracle", options)
+    if options.train_steps:
+        question = next(q for q in asked if q.name in ("4x4 Latin squares", "permutations of 3"))
+        model = train_transformer(question.truth, steps=options.train_steps, seed=options.seed)
+        rows += measure(question, model, "transformer", options)
+    difference = control(asked[0].truth, options)
+    print(truths_tables.all_tables(rows))
+    print(f"\nuniform circuits change the backbone's law by at most {difference:.1e}")
+    suffix = "_reduced" if options.reduced else ""
+    settings = {name: getattr(options, name) for name in ("orders", "epochs", "train_steps", "reduced")}
+    found = {**settings, "uniform_circuit_difference": difference, "rows": [truths_tables.to_json(row) for row in rows]}
+    path = record.write(f"truths{suffix}", found, seed=options.seed, folder=options.out)
+    truths_plot.plot_truths(rows).savefig(options.out / f"truths{suffix}.png", dpi=150)
+    print(f"wrote {path.name} and a figure to {path.parent.name}/")
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reduced", action="store_true")
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
+    parser.add_argument("--orders", type=int, default=6, help="sampled, where not all can be counted")
+    parser.add_argument("--epochs", type=int, default=50, help="of EM")
+    parser.add_argument("--train-steps", type=int, default=None, help="of the transformer; default: 1500, reduced 0")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if options.train_steps is None:
+        options.train_steps = 0 if options.reduced else 1500
+    return options
+
+
+if __name__ == "__main__":
+    main()

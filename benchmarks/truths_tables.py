@@ -1,0 +1,43 @@
+"""Results on enumerable truths as text and JSON."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pcircuits_diffusion.evaluate import tables
+
+if TYPE_CHECKING:
+    from benchmarks.truths import Row
+    from benchmarks.truths_laws import Distance
+
+
+def all_tables(rows: "Sequence[Row]") -> str:
+    """One table a task and backbone: valid share of samples / total variation from the uniform law."""
+    keys = list(dict.fromkeys((row.task, row.backbone) for row in rows))
+    parts = []
+    for key in keys:
+        chosen = [row for row in rows if (row.task, row.backbone) == key]
+        parts.append(f"\n{key[0]}, {key[1]}: valid / total variation, by steps\n{task_table(chosen)}")
+    return "\n".join(parts)
+
+
+def task_table(rows: "Sequence[Row]") -> str:
+    steps = list(rows[0].distances)
+    lines = [["coupling", "states", "circuit alone", *(str(step) for step in steps)]]
+    for row in rows:
+        states = "" if row.states == 0 else f"{row.states}{' (exact)' if row.enough else ''}"
+        alone = "" if row.alone is None else f"{row.alone:.1%}"
+        lines.append([row.coupling, states, alone, *(_cell(row.distances[step]) for step in steps)])
+    return tables.aligned(lines)
+
+
+def to_json(row: "Row") -> dict[str, Any]:
+    found = {
+        str(steps): {k: v if math.isfinite(v) else None for k, v in d._asdict().items()}
+        for steps, d in row.distances.items()
+    }
+    return {**row._asdict(), "distances": found}
+
+
+def _cell(found: "Distance") -> str:
+    return f"{found.validity:.1%} / {max(found.total_variation, 0.0):.2f}"
