@@ -1,7 +1,7 @@
 """What "sum" means on the product of a chain and an automaton: log-sum-exp or maximum, both without false zeros.
 
-Axes: B rows, M messages of a row, J summed, O output, E edges, C classes, Q automaton states, P pairs of states, H hidden
-states.
+Axes: B rows, M messages of a row, J summed, O output, E edges, C classes, Q automaton states, P pairs of states,
+H hidden states.
 """
 
 import math
