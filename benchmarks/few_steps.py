@@ -49,24 +49,35 @@ def measure(
     prompts = [row.ids for row in loaded.tokenizer.encode_batch([f"{item.problem}\n" for item in items])]
     shared = {name: getattr(options, name) for name in ("problems", "tokens", "temperature", "seed")}
     work = Work(options.work or options.out / "few_steps.partial.jsonl", {**shared, "prior": digest(untrained)})
-    for spec in tqdm(all_specs(models, options.rules, options.steps), "cells", mininterval=10.0):
+    wanted = all_specs(models, options.rules, options.steps)
+    for spec in tqdm([] if options.partial else wanted, "cells", mininterval=10.0):
         if spec not in work.cells:
             setting = {"tokens": options.tokens, "temperature": options.temperature, "seed": options.seed}
             sizes = {"block_length": loaded.block_length, "eos_id": loaded.eos_id}
             work.add(spec, draw(models[spec.model], prompts, spec, **sizes, **setting))
     solutions = [row.ids[: options.tokens] for row in loaded.tokenizer.encode_batch([item.solution for item in items])]
     published = count(loaded, prompts, Drawn(solutions, [0] * len(solutions), 0.0), options.tokens)
-    wanted = all_specs(models, options.rules, options.steps)
     cells = {
         spec: count(
             loaded, prompts, work.cells[spec], options.tokens, None if RULES[spec.rule].bounds else spec.setting
         )
         for spec in wanted
+        if spec in work.cells
     }
     if options.work is None:
         work.path.unlink(missing_ok=True)
     kind = "EM alone" if options.prior else "of the shipped head"
-    return cells, published, {**shared, "reduced": options.reduced, "untrained_prior": kind, **_sizes(loaded)}
+    return (
+        cells,
+        published,
+        {
+            **shared,
+            "reduced": options.reduced,
+            "untrained_prior": kind,
+            **_sizes(loaded),
+            "not_drawn": len(wanted) - len(cells),
+        },
+    )
 
 
 def _sizes(loaded: trained.Trained) -> dict[str, Any]:
@@ -118,6 +129,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--prior", type=Path, help="folder of a prior that objective (7) has not seen")
     parser.add_argument("--work", type=Path, help="file of the samples drawn so far; kept")
+    parser.add_argument("--partial", action="store_true", help="draw nothing: results of what the work file has")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     options.problems = options.problems or (16 if options.reduced else 96)

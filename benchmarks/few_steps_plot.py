@@ -23,7 +23,8 @@ def plot_few_steps(result: Result) -> "Figure":
     grid = figure.subplots(3, len(result.rules), sharex=True, sharey="row", squeeze=False)
     for column, rule in zip(grid.T, result.rules, strict=True):
         for model in result.models:
-            _draw(column, result, model, rule)
+            if result.curve(model, rule):
+                _draw(column, result, model, rule)
         column[0].set_title(rule.replace("_", " "), size=10, loc="left")
         column[-1].set_xlabel("steps a block")
         column[0].set_xscale("log", base=2)

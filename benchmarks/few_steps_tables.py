@@ -69,8 +69,10 @@ def steps_needed(steps: Tensor, shares: Tensor, target: Tensor) -> Tensor:
 
 def speedup(result: Result, model: str, rule: str) -> dict[float, Interval]:
     """By the backbone's steps a block, the factor by which a model needs fewer for the same share of well-formed
-    annotations; 0: it never gets there.
+    annotations; 0: it never gets there. Nothing where either was not drawn.
     """
+    if not result.curve(model, rule) or not result.curve(BACKBONE, rule):
+        return {}
     backbone, steps = result.shares(BACKBONE, rule), result.steps(BACKBONE, rule)
     curve, own = result.shares(model, rule), result.steps(model, rule)
     found = {}
@@ -95,10 +97,10 @@ def table(result: Result) -> str:
     ]
     lines = [header, ["published solutions", "", "", *_figures(result, result.published)]]
     for rule in result.rules:
-        for place in range(len(result.curve(BACKBONE, rule))):
+        for there in reversed(result.curve(BACKBONE, rule)):
             for model in result.models:
-                counted = result.cells[result.curve(model, rule)[-1 - place]]
-                lines.append([rule, f"{counted.steps:.1f}", model, *_figures(result, counted)])
+                if (counted := result.cells.get(there._replace(model=model))) is not None:
+                    lines.append([rule, f"{counted.steps:.1f}", model, *_figures(result, counted)])
     return tables.aligned(lines)
 
 
@@ -107,8 +109,9 @@ def gain_table(result: Result) -> str:
     others = [model for model in result.models if model != BACKBONE]
     lines = [["rule", "steps", *others]]
     for rule in (name for name in result.rules if not RULES[name].bounds):
-        for column, steps in reversed(list(enumerate(result.steps(BACKBONE, rule).tolist()))):
-            lines.append([rule, f"{steps:.0f}", *(_points(_gain(result, model, rule, column)) for model in others)])
+        for there in reversed(result.curve(BACKBONE, rule)):
+            gains = [_gain(result, there._replace(model=model)) for model in others]
+            lines.append([rule, f"{there.setting:.0f}", *("" if gain is None else _points(gain) for gain in gains)])
     return tables.aligned(lines)
 
 
@@ -117,9 +120,10 @@ def needed_table(result: Result) -> str:
     lines = [["rule", "backbone's steps", *others]]
     for rule in result.rules:
         factors = {model: speedup(result, model, rule) for model in others}
-        for steps in sorted(factors[others[0]], reverse=True):
+        for steps in sorted(set().union(*factors.values()), reverse=True):
             if steps > 1:
-                lines.append([rule, f"{steps:.1f}", *(_times(factors[model][steps]) for model in others)])
+                shown = [_times(factors[model][steps]) if factors[model] else "" for model in others]
+                lines.append([rule, f"{steps:.1f}", *shown])
     return tables.aligned(lines)
 
 
@@ -134,18 +138,20 @@ def to_json(result: Result) -> dict[str, Any]:
         for steps, factor in speedup(result, model, rule).items()
     ]
     gains = [
-        {"rule": rule, "model": model, "steps": steps, "well_formed": _gain(result, model, rule, column)}
-        for rule in result.rules
-        if not RULES[rule].bounds
-        for model in others
-        for column, steps in enumerate(result.steps(BACKBONE, rule).tolist())
+        {**spec._asdict(), "well_formed": _gain(result, spec)}
+        for spec in result.cells
+        if not RULES[spec.rule].bounds and spec.model != BACKBONE
     ]
     return {"published_solutions": _fields(result, result.published), "cells": cells, "gains": gains, "needed": factors}
 
 
-def _gain(result: Result, model: str, rule: str, column: int) -> Interval:
-    difference = result.shares(model, rule)[:, column] - result.shares(BACKBONE, rule)[:, column]
-    return result.bootstrap.intervals(difference.unsqueeze(-1))[0]
+def _gain(result: Result, spec: Spec) -> Interval | None:
+    """On the backbone alone under the same rule and setting, paired; None where one of them was not drawn."""
+    pair = [result.cells.get(spec), result.cells.get(spec._replace(model=BACKBONE))]
+    if pair[0] is None or pair[1] is None:
+        return None
+    own, backbone = (result.resampled(counted, "well_formed", "annotations") for counted in pair if counted)
+    return result.bootstrap.intervals((own - backbone).unsqueeze(-1))[0]
 
 
 def _fields(result: Result, counted: Counted) -> dict[str, Any]:

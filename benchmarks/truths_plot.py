@@ -50,6 +50,7 @@ def _against_steps(axes: "Axes", rows: "Sequence[Row]") -> None:
         values = [row.distances[step].validity for step in steps]
         axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=label)
     axes.set_xscale("log", base=2)
+    steps = list(rows[0].distances)
     axes.set_xticks(steps, [str(step) for step in steps])
     axes.minorticks_off()
     axes.set_xlabel("steps")

@@ -27,7 +27,14 @@ def task_table(rows: "Sequence[Row]") -> str:
     for row in rows:
         states = "" if row.states == 0 else f"{row.states}{' (exact)' if row.enough else ''}"
         alone = "" if row.alone is None else f"{row.alone:.1%}"
-        lines.append([row.coupling, states, alone, *(_cell(row.distances[step]) for step in steps)])
+        lines.append(
+            [
+                row.coupling,
+                states,
+                alone,
+                *(_cell(row.distances[step]) if step in row.distances else "" for step in steps),
+            ]
+        )
     return tables.aligned(lines)
 
 
