@@ -101,13 +101,13 @@ def collect(options: argparse.Namespace) -> list[Batch]:
     done = _read(options.work, settings)
     model = pcd.embedded.load()
     wanted = [(task, first) for first in range(0, options.count, options.batch) for task in (*TASKS, CONTROL)]
-    for key in tqdm(wanted, "batches", mininterval=10.0):
+    for key in tqdm([] if options.partial else wanted, "batches", mininterval=10.0):
         if key not in done:
             done[key] = generate(model, *key, options)
             if options.work is not None:
                 with options.work.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"settings": settings, "batch": done[key]}) + "\n")
-    return [done[key] for key in wanted]
+    return [done[key] for key in wanted if key in done]
 
 
 def _read(path: Path | None, settings: dict[str, Any]) -> dict[tuple[str, int], Batch]:
@@ -157,7 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(found))
     suffix = "_reduced" if options.reduced else ""
     tokenizer = pcd.embedded.load().tokenizer
-    settings: dict[str, Any] = {name: getattr(options, name) for name in ("tokens", "steps", "batch", "reduced")}
+    settings: dict[str, Any] = {
+        name: getattr(options, name) for name in ("tokens", "steps", "batch", "reduced", "partial")
+    }
     settings |= {"pattern": PATTERN, "keywords": KEYWORDS, "schema": SCHEMA, "prompts": PROMPTS}
     settings["automata"] = {name: repr(task.build(tokenizer)) for name, task in TASKS.items()}
     path = record.write(f"constrained{suffix}", {**settings, "tasks": found}, seed=options.seed, folder=options.out)
@@ -175,6 +177,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="of a block")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--partial", action="store_true", help="draw nothing: results of what the work file has")
     parser.add_argument("--work", type=Path, help="file of the batches drawn so far, to go on from")
     options = parser.parse_args(arguments)
     options.count = options.count or (16 if options.reduced else 1000)

@@ -31,8 +31,8 @@ def plot_truths(rows: "Sequence[Row]") -> "Figure":
     grid[1, 0].set_ylabel("valid in one step")
     grid[0, 0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     grid[0, 0].set_ylim(0, 1.04)
-    for panels in grid:
-        panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    for panels, place in zip(grid, ("lower right", "upper left"), strict=True):
+        panels[-1].legend(frameon=False, fontsize=8, loc=place)
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
