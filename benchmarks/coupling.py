@@ -33,6 +33,7 @@ def all_heads(loaded: trained.Trained, prior: pc.Circuit, folder: Path | None) -
     """
     untrained = {name: CoupledHead(prior, coupling=name) for name in COUPLINGS}
     untrained["projected, 2 sweeps"] = CoupledHead(prior, sweeps=2)
+    untrained["projected, 64 tokens"] = CoupledHead(prior, sweep_tokens=64)
     heads = {SHIPPED: loaded.head, **untrained}
     for path in sorted(folder.glob("*/head.json")) if folder else ():
         found = CoupledDiffusion.from_pretrained(path.parent, backbone=loaded.backbone).head

@@ -47,6 +47,10 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
         str, typer.Option(help="How prior and backbone meet: projected, corrected, product.")
     ] = "projected",
     sweeps: Annotated[int, typer.Option(help='Of the coupling "projected".', min=1)] = 1,
+    sweep_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens a position that sweeps fit one by one. Default: all.", show_default=False, min=1),
+    ] = None,
     block_length: Annotated[
         int | None, typer.Option(help="Tokens of a block. Default: the backbone's, else 32.", show_default=False, min=1)
     ] = None,
@@ -117,7 +121,7 @@ def train(  # noqa: PLR0913 - one command holds all that a user may choose
         seed=seed,
         **told.options("em", length),
     )
-    head = CoupledHead(prior, coupling=coupling, sweeps=sweeps).to(device)
+    head = CoupledHead(prior, coupling=coupling, sweeps=sweeps, sweep_tokens=sweep_tokens).to(device)
     if objective_epochs > 0:
         rows = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(seed))[:objective_windows]
         train_head(
