@@ -23,28 +23,11 @@ from pcircuits.distributions.torch_distribution import TorchDistribution
 from pcircuits.distributions.uniform import Uniform
 from pcircuits.distributions.univariate import Univariate
 
-_NAMED = (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    DiscretizedLogistic,
-    Exponential,
-    External,
-    Gamma,
-    Gaussian,
-    Geometric,
-    Histogram,
-    Indicator,
-    Laplace,
-    Literal,
-    LogNormal,
-    NegativeBinomial,
-    PiecewiseLinear,
-    Poisson,
-    TorchDistribution,
-    Uniform,
-)
-FAMILIES: dict[str, type[InputFamily]] = {family.name: family for family in _NAMED}
+FAMILIES: dict[str, type[InputFamily]] = {
+    kind.name: kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, InputFamily) and hasattr(kind, "name")
+}
 
 __all__ = [
     "FAMILIES",

@@ -7,6 +7,7 @@ import torch
 
 from pcircuits.evaluator import level_weights, take
 from pcircuits.plan import Gather, InputLevel, MixingLevel, Plan
+from pcircuits.queries.separation import allowed_values, separated_mixing
 from pcircuits.types import Bool, Tensor
 
 
@@ -15,16 +16,22 @@ def is_deterministic(plan: Plan, prepared: Mapping[str, Any]) -> bool:
 
     `overlap[f,k,l]` says whether units k and l of a region may be positive together, from the inputs up: a product's
     units overlap where all their children do, a sum's where any of their children do. A sum is deterministic where no
-    two of its children overlap.
+    two of its children overlap. Partitions of one region are told apart by a variable on whose values they disagree.
     """
     overlaps: list[Tensor] = []
+    allowed: list[Tensor] | None = None
     for level in plan.levels:
         if isinstance(level, InputLevel):
             overlaps.append(level.family.overlap(prepared[level.group], level.rows))
             continue
         children = [_gather(g, overlaps) for g in level.children]
         if isinstance(level, MixingLevel):
-            return False  # partitions of one region decompose it differently; no cheap certificate separates them
+            allowed = allowed_values(plan, prepared) if allowed is None else allowed
+            mixed = separated_mixing(level, allowed, prepared)
+            if mixed is None:
+                return False
+            overlaps.append(mixed)
+            continue
         overlap = _product(level.product, children)
         if level.weights is not None:
             positive = (level_weights(level, prepared).linear > 0).to(torch.float32)

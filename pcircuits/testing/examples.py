@@ -18,21 +18,6 @@ from pcircuits.hmm import HMM
 from pcircuits.plan import LAYERS
 from pcircuits.structures import RegionGraph
 
-STRUCTURES = (
-    "chain",
-    "binary_tree",
-    "rat",
-    "chow_liu",
-    "hclt",
-    "factorized",
-    "from_networkx",
-    "hmm",
-    "quad_tree",
-    "quad_graph",
-    "poon_domingos",
-    "generalized_hmm",
-    "tensor_train",
-)
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
 WEIGHTS = ("dense", "peaked", "sparse", "deterministic")
 EVIDENCE = ("observed", "missing", "hard", "soft", "mixed", "spread", "interval", "potentials", "impossible")
@@ -51,35 +36,38 @@ __all__ = [
 ]
 
 
+# One row a structure, from a number of variables and a seed.
+_BUILDERS: dict[str, Callable[[int, int], RegionGraph]] = {
+    "chain": lambda n, seed: structures.chain(n),
+    "binary_tree": lambda n, seed: structures.binary_tree(n, random.Random(seed).sample(range(n), n)),
+    "rat": lambda n, seed: structures.rat(n, min(2, n.bit_length() - 1), num_repetitions=2 + seed % 2, seed=seed),
+    "chow_liu": lambda n, seed: structures.chow_liu(_data(n, seed), num_categories=3),
+    "hclt": lambda n, seed: structures.hclt(_data(n, seed)),
+    "factorized": lambda n, seed: structures.factorized(n),
+    "from_networkx": lambda n, seed: structures.from_networkx(_random_digraph(n, random.Random(seed))),
+    "hmm": lambda n, seed: structures.chain(n),
+    "quad_tree": lambda n, seed: structures.quad_tree(*_image(n), arity=2 + 2 * (seed % 2)),
+    "quad_graph": lambda n, seed: structures.quad_graph(*_image(n)),
+    "poon_domingos": lambda n, seed: structures.poon_domingos(*_image(n), delta=1 + seed % 2),
+    "generalized_hmm": lambda n, seed: structures.generalized_hmm((n + 1) // 2, _pairs(n)),
+    "tensor_train": lambda n, seed: structures.tensor_train(n),
+}
+STRUCTURES = tuple(_BUILDERS)
+
+
+def _data(num_variables: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, 3, (40, num_variables), generator=torch.Generator().manual_seed(seed))
+
+
 def example_graph(structure: str, num_variables: int, seed: int = 0) -> RegionGraph:
     """A region graph by each builder; "from_networkx" draws any valid graph: shared regions, several partitions, one
     or three children.
 
     "hmm" is a chain; `example_circuit` ties it. "chow_liu" is for three categories.
     """
-    data = torch.randint(0, 3, (40, num_variables), generator=torch.Generator().manual_seed(seed))
-    builders: dict[str, Callable[[], RegionGraph]] = {
-        "chain": lambda: structures.chain(num_variables),
-        "hmm": lambda: structures.chain(num_variables),
-        "binary_tree": lambda: structures.binary_tree(
-            num_variables, random.Random(seed).sample(range(num_variables), num_variables)
-        ),
-        "rat": lambda: structures.rat(
-            num_variables, min(2, num_variables.bit_length() - 1), num_repetitions=2 + seed % 2, seed=seed
-        ),
-        "chow_liu": lambda: structures.chow_liu(data, num_categories=3),
-        "hclt": lambda: structures.hclt(data),
-        "factorized": lambda: structures.factorized(num_variables),
-        "quad_tree": lambda: structures.quad_tree(*_image(num_variables), arity=2 + 2 * (seed % 2)),
-        "quad_graph": lambda: structures.quad_graph(*_image(num_variables)),
-        "poon_domingos": lambda: structures.poon_domingos(*_image(num_variables), delta=1 + seed % 2),
-        "generalized_hmm": lambda: structures.generalized_hmm((num_variables + 1) // 2, _pairs(num_variables)),
-        "tensor_train": lambda: structures.tensor_train(num_variables),
-        "from_networkx": lambda: structures.from_networkx(_random_digraph(num_variables, random.Random(seed))),
-    }
-    if structure not in builders:
+    if structure not in _BUILDERS:
         raise StructureError(f"`structure` must be one of {', '.join(STRUCTURES)}; got {structure!r}")
-    return builders[structure]()
+    return _BUILDERS[structure](num_variables, seed)
 
 
 def _image(num_variables: int) -> tuple[int, int]:

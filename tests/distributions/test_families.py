@@ -171,19 +171,11 @@ def test_gradients_of_values_and_intervals(name: str) -> None:
     assert torch.autograd.gradcheck(both, start, eps=1e-6, atol=1e-6)
 
 
-OUTSIDE = {
-    "exponential": -0.5, "poisson": 1.5, "geometric": -1.0, "gamma": 0.0, "negative_binomial": 0.5, "log_normal": -1.0,
-    "uniform": 3.5, "histogram": 3.1, "piecewise_linear": -1.1, "binomial": 6.0, "discretized_logistic": 2.5,
-    "indicator": 3.0, "literal": 2.0, "categorical": 3.0, "bernoulli": -1.0, "torch_distribution": -0.1,
-    "gaussian": math.inf, "laplace": -math.inf,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_values_outside_the_domain_are_refused(name: str) -> None:
     circuit = pc.Circuit(structures.factorized(2), ROWS[name].family, num_units=2, seed=0)
     good = circuit.sample(1, generator=torch.Generator().manual_seed(0)).float()
-    good[0, 1] = OUTSIDE[name]
+    good[0, 1] = ROWS[name].outside
     with pytest.raises(pc.EvidenceError, match=r"variable 1 is .* in batch rows \[0\]"):
         circuit.log_prob(good)
     good[0, 1] = math.nan
