@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pcircuits.chains import Chain
 from pcircuits.distributions import Picks
 from pcircuits.evidence import Evidence
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
@@ -18,22 +19,32 @@ _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 class Record(NamedTuple):
-    """What a level leaves for the downward pass: its product (mixing: its terms; None: its only child) and its values,
-    which are the sum's where it has one.
+    """What a level leaves for the downward pass: its product (mixing: its terms; None: it is worked out again) and its
+    values, which are the sum's where it has one.
     """
 
     product: Values | None
     values: Values
 
 
+class Segment(NamedTuple):
+    """What a chain segment leaves for the downward pass as a whole; its levels' records are views of it."""
+
+    chain: Chain
+    weights: Sequence[SumWeights]
+    products: Float[Tensor, "T F B K"]
+    sums: Float[Tensor, "T F B K"]
+
+
 class Pass(NamedTuple):
-    """One upward pass."""
+    """One upward pass. `segments`, by their last level, are the chains that were evaluated as one."""
 
     plan: Plan
     prepared: Mapping[str, Any]
     semiring: Semiring
     evidence: Evidence
     records: Sequence[Record]
+    segments: Mapping[int, Segment]
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -88,9 +99,45 @@ def evaluate(
 def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring) -> Pass:
     """Values of every unit, inputs first."""
     records: list[Record] = []
-    for level in plan.levels:
-        records.append(_upward_level(level, prepared, evidence, semiring, records))
-    return Pass(plan, prepared, semiring, evidence, records)
+    segments: dict[int, Segment] = {}
+    chains = {chain.start: chain for chain in plan.chains if evidence.gates is None}
+    while len(records) < len(plan.levels):
+        chain = chains.get(len(records))
+        if chain is not None and isinstance(semiring, Scaled) and semiring.takes_chains:
+            segment = _upward_chain(chain, plan, prepared, semiring, records)
+            if segment is not None:
+                segments[chain.stop - 1] = segment
+            if len(records) == chain.stop:
+                continue
+        records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
+    return Pass(plan, prepared, semiring, evidence, records, segments)
+
+
+def _upward_chain(
+    chain: Chain, plan: Plan, prepared: Mapping[str, Any], semiring: Scaled, records: list[Record]
+) -> Segment | None:
+    """Appends the records of a chain's levels, if it can. What is returned is for the downward pass; None: for that the
+    levels stand by themselves.
+    """
+    levels = [level for level in plan.levels[chain.start : chain.stop] if isinstance(level, InnerLevel)]
+    source, shape = records[chain.source].values, (len(levels), levels[0].num_rows)
+    out = semiring.memory.keep(len(chain.rows), *source.v.shape[1:], like=source.v)
+    sides = Values(
+        torch.index_select(source.v, 0, chain.rows, out=out).unflatten(0, shape),
+        source.s.index_select(0, chain.rows).unflatten(0, shape),
+    )
+    some = levels[:1] if chain.tied else levels
+    weights = [level_weights(level, prepared) for level in some] * (len(levels) // len(some))
+    done = semiring.chain(weights, sides, records[-1].values)
+    if done is None:
+        if chain.tied and levels[0].num_rows == 1 and records[-1].values.v.device.type == "cpu":
+            found = semiring.recorded_chain(weights[0], sides, records[-1].values)
+            records += [Record(None, Values(v, s)) for v, s in zip(*(x.unbind(0) for x in found), strict=True)]
+        return None
+    products, sums = done
+    for product, raw, scale in zip(products.v.unbind(0), sums.unbind(0), products.s.unbind(0), strict=True):
+        records.append(Record(Values(product, scale), Values(raw, scale)))
+    return Segment(chain, weights, products.v, sums)
 
 
 def _upward_level(
@@ -122,9 +169,16 @@ def downward(
     parents = _Parents(plan, semiring.memory)
     inputs: dict[int, Tensor] = {}
     counts: dict[str, Tensor] = {}
-    for n in reversed(range(len(plan.levels))):
+    last = len(plan.levels) - 1
+    covered = {
+        n for segment in upward_pass.segments.values() for n in range(segment.chain.start, segment.chain.stop - 1)
+    }
+    for n in (n for n in range(last, -1, -1) if n not in covered):
         level, record = plan.levels[n], upward_pass.records[n]
-        flows = root_flows.view(1, -1, 1) if n == len(plan.levels) - 1 else parents.flows_of(n)
+        flows = root_flows.view(1, -1, 1) if n == last else parents.flows_of(n)
+        if n in upward_pass.segments:
+            _downward_chain(upward_pass, n, flows, parents, counts if count else None)
+            continue
         if isinstance(level, InputLevel):
             inputs[n] = flows
             continue
@@ -138,6 +192,25 @@ def downward(
                 _add_counts(counts, level, level_counts, upward_pass.prepared)
         parents.give(n, _split(level, child_flows, plan))
     return inputs, counts
+
+
+def _downward_chain(
+    upward_pass: Pass, n: int, flows: Tensor, parents: "_Parents", counts: dict[str, Tensor] | None
+) -> None:
+    """A whole segment, from its last level n: flows to all of its children, and counts."""
+    chain, weights, products, sums = upward_pass.segments[n]
+    assert isinstance(upward_pass.semiring, Scaled)
+    given, found = upward_pass.semiring.chain_flows(
+        weights, products, sums, flows, tied=chain.tied, count=counts is not None
+    )
+    for m, piece in enumerate(given.unbind(0), start=chain.start):
+        parents.give(m, [piece])
+    if counts is None or found is None:
+        return
+    for m, level_counts in enumerate([found] if chain.tied else found, start=chain.start):
+        level = upward_pass.plan.levels[m]
+        assert isinstance(level, InnerLevel)
+        _add_counts(counts, level, level_counts, upward_pass.prepared)
 
 
 class _Parents:
@@ -233,7 +306,10 @@ def product_of(level: InnerLevel | MixingLevel, record: Record, upward_pass: Pas
     """What a level's sum is over."""
     if record.product is not None:
         return record.product
-    return gather(level.children[0], upward_pass.records, upward_pass.semiring.memory, "child0")
+    memory = upward_pass.semiring.memory
+    children = [gather(g, upward_pass.records, memory, f"child{a}") for a, g in enumerate(level.children)]
+    assert isinstance(level, InnerLevel)
+    return upward_pass.semiring.product(level.product, children)
 
 
 def gather(g: Gather, records: Sequence[Record], memory: Memory, name: str) -> Values:

@@ -57,7 +57,7 @@ class SumGroup(ParameterGroup):
         if self.support is not None:
             log_weights = torch.where(self.support, log_weights, -torch.inf)
         if torch.is_grad_enabled():
-            return SumWeights(log_weights.log_softmax(-1).exp(), log_weights)
+            return SumWeights(log_weights.softmax(-1), log_weights)
         return SumWeights(probabilities(log_weights, -1), log_weights)
 
     @torch.no_grad()

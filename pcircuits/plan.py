@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from pcircuits.chains import Chain, find_chains
 from pcircuits.distributions import InputFamily
 from pcircuits.errors import StructureError
 from pcircuits.structures import RegionGraph
@@ -148,7 +149,7 @@ class Plan:
     the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
 
     `blocks` is the circuit before folding, children first, the root last; `places` says in which group and row each
-    block's parameters lie, None where it has none.
+    block's parameters lie, None where it has none. `chains` are segments that may be evaluated as one.
     """
 
     levels: tuple[Level, ...]
@@ -157,6 +158,7 @@ class Plan:
     rows: Mapping[tuple[int, str], tuple[str, int]]
     blocks: tuple[Block, ...]
     places: tuple[tuple[str, int] | None, ...]
+    chains: tuple[Chain, ...]
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)
@@ -277,7 +279,8 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
         for block, where in zip(blocks, places, strict=True)
         if block.owner is not None and where is not None
     }
-    return Plan(levels, groups, _incoming(levels), rows, tuple(blocks), places)
+    incoming = _incoming(levels)
+    return Plan(levels, groups, incoming, rows, tuple(blocks), places, find_chains(levels, incoming))
 
 
 def _place(block: Block, level: Level, row: int) -> tuple[str, int] | None:

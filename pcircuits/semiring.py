@@ -11,6 +11,7 @@ import torch
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
+from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
@@ -20,7 +21,7 @@ class Values(NamedTuple):
     """Values of a level's units, `v exp(s)` in linear semirings and `v + s` in log ones. `s` is float64."""
 
     v: Float[Tensor, "*A F B K"]
-    s: Float[Tensor, "F B"]
+    s: Float[Tensor, "*T F B"]
 
 
 class Gates(NamedTuple):
@@ -116,6 +117,11 @@ class Scaled:
         self.memory = memory or Memory()
         self.suspect: Bool[Tensor, " B"] | None = None
 
+    @property
+    def takes_chains(self) -> bool:
+        """Bounds are worked out step by step."""
+        return not self.upper
+
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
         if evidence.latent is not None:
@@ -147,6 +153,58 @@ class Scaled:
         if out is None:
             return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
         return Values(self._checked(cpu.linear_sum(weights.linear, product.v, out=out)), product.s)
+
+    def chain(
+        self, weights: Sequence[SumWeights], sides: Values, first: Values
+    ) -> tuple[Values, Float[Tensor, "T F B K"]] | None:
+        """Products of every step of a chain segment, whose scales are also those of the sums, and the sums. None: there
+        is no memory for them.
+        """
+        shape = sides.v.shape
+        products, sums = self._new(shape, first.v), self._new(shape, first.v)
+        if products is None or sums is None:
+            return None
+        peaks = first.v.new_empty(*shape[:-1], 1)
+        linear = [w.linear for w in weights]
+        cpu_chain.chain(linear, sides.v, first.v, products=products, sums=sums, peaks=peaks)
+        self._mark_chain(peaks.squeeze(-1), sums)
+        scale = sides.s + peaks.squeeze(-1).double().log()
+        return Values(products, first.s + scale.cumsum(0)), sums
+
+    def recorded_chain(
+        self, weights: SumWeights, sides: Values, first: Values
+    ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "T 1 B"]]:
+        """Sums of every step of a tied chain of single rows, for autograd, and their scales."""
+        found = cpu_chain.recorded(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
+        self._mark_chain(found.peaks.unsqueeze(1), found.values.detach().unsqueeze(1))
+        return found.values.unsqueeze(1), found.scales.unsqueeze(1)
+
+    def _mark_chain(self, peaks: Float[Tensor, "T F B"], sums: Float[Tensor, "T F B K"]) -> None:
+        self._mark((peaks < self.limits.least_peak).flatten(0, 1))
+        self._mark((sums.amin(-1) < self.limits.floor).flatten(0, 1))
+
+    def chain_flows(
+        self,
+        weights: Sequence[SumWeights],
+        products: Float[Tensor, "T F B K"],
+        sums: Float[Tensor, "T F B K"],
+        last: Float[Tensor, "F B K"],
+        *,
+        tied: bool,
+        count: bool,
+    ) -> tuple[Float[Tensor, "T F B K"], Float[Tensor, "*T F K K"] | None]:
+        """Flows of every step's product and, if asked for, expected counts: of all steps together if they are tied."""
+        flows, shares = self._new(products.shape, products), self._new(products.shape, products)
+        assert flows is not None and shares is not None
+        linear = [w.linear for w in weights]
+        cpu_chain.chain_flows(linear, products, sums, last, shares=shares, flows=flows)
+        if not count:
+            return flows, None
+        out = self._new(linear[0].shape if tied else (len(linear), *linear[0].shape), linear[0])
+        assert out is not None
+        if tied:
+            return flows, cpu_chain.tied_counts(linear[0], products, shares, out=out)
+        return flows, cpu_chain.untied_counts(linear, products, shares, out=out)
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
         scale = torch.stack([c.s for c in children])

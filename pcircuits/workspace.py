@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from pcircuits.types import Tensor
 
 
@@ -56,31 +58,38 @@ class Workspace(Fresh):
 
     def __init__(self) -> None:
         super().__init__()
-        self._blocks: list[Tensor] = []
-        self._free: list[Tensor] = []
+        self._blocks: dict[int, Tensor] = {}
+        self._free: dict[tuple[torch.dtype, int], dict[int, Tensor]] = {}
 
     def begin(self) -> None:
         """All earlier results may be overwritten from now on."""
-        self._free = list(self._blocks)
+        for block in self._blocks.values():
+            self._set_free(block)
 
     def keep(self, *shape: int, like: Tensor) -> Tensor:
         size = math.prod(shape)
-        fitting = [n for n, block in enumerate(self._free) if block.dtype == like.dtype and len(block) >= size]
-        if fitting:
-            block = self._free.pop(min(fitting, key=lambda n: len(self._free[n])))
+        free = self._free.get((like.dtype, _class_of(size)))
+        if free:
+            block = free.popitem()[1]
         else:
-            block = like.new_empty(size)
-            self._blocks.append(block)
+            block = like.new_empty(_class_of(size))
+            self._blocks[block.data_ptr()] = block
         return block[:size].view(shape)
 
     def release(self, x: Tensor | None) -> None:
-        if x is None:
-            return
-        start = x.untyped_storage().data_ptr()
-        if all(block.data_ptr() != start for block in self._free):
-            self._free += [block for block in self._blocks if block.data_ptr() == start]
+        if x is not None and (block := self._blocks.get(x.untyped_storage().data_ptr())) is not None:
+            self._set_free(block)
+
+    def _set_free(self, block: Tensor) -> None:
+        self._free.setdefault((block.dtype, len(block)), {})[block.data_ptr()] = block
 
     @property
     def size(self) -> int:
         """Bytes held."""
-        return sum(x.nbytes for x in [*self._blocks, *self._scratch.values()])
+        return sum(x.nbytes for x in [*self._blocks.values(), *self._scratch.values()])
+
+
+def _class_of(size: int) -> int:
+    """The next number of elements with three leading binary digits: blocks of a class serve each other's requests."""
+    unit = 1 << max(0, size.bit_length() - 3)
+    return max(1, -(-size // unit) * unit)

@@ -26,7 +26,7 @@ ORDER = (
     ("kernels",),
     ("evidence",),
     ("distributions",),
-    ("plan",),
+    ("chains", "plan"),
     ("semiring",),
     ("layers",),
     ("evaluator",),

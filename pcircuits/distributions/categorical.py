@@ -35,10 +35,12 @@ class Categorical(Discrete):
         return {"logits": _value_by_value(weights)}
 
     def prepare(self, parameters: dict[str, Tensor], support: Bool[Tensor, "G K V"] | None) -> Table:
-        logits = parameters["logits"].detach()
-        if torch.is_grad_enabled() or support is not None or not logits.mT.is_contiguous():
+        logits = parameters["logits"]
+        if support is not None or not logits.mT.is_contiguous():
             return super().prepare(parameters, support)
-        return Table(probabilities(logits.mT, 1), self, {"logits": logits}, None)
+        if torch.is_grad_enabled():
+            return Table(logits.mT.softmax(1), self, parameters, None)
+        return Table(probabilities(logits.detach().mT, 1), self, {"logits": logits.detach()}, None)
 
     def maximise_in_place(
         self,

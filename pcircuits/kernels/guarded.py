@@ -10,7 +10,7 @@ def finite(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(x.isneginf(), 0.0, x)
 
 
-_LEAST = {torch.float32: 1e-30, torch.float64: 1e-290}
+LEAST_DENOMINATOR = {torch.float32: 1e-30, torch.float64: 1e-290}
 
 
 def ratio(
@@ -22,7 +22,9 @@ def ratio(
     denominator does, and denominators whose share below 1e-30 does not count.
     """
     if out is not None:
-        return torch.div(numerator, torch.clamp_min(denominator, _LEAST[denominator.dtype], out=out), out=out)
+        return torch.div(
+            numerator, torch.clamp_min(denominator, LEAST_DENOMINATOR[denominator.dtype], out=out), out=out
+        )
     possible = denominator > 0
     return torch.where(possible, numerator / torch.where(possible, denominator, 1.0), 0.0)
 

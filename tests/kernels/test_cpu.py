@@ -1,11 +1,15 @@
 """Kernels that write into given tensors equal their definitions, whatever those tensors held before."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from pcircuits.kernels import LEAST_PROBABILITY, linear_sum, linear_sum_flow, probabilities, ratio
 from pcircuits.kernels import em_step as em_step_by_definition
+from pcircuits.kernels.chain import cpu as chain
+from pcircuits.kernels.chain.reference import chain as chain_by_definition
 from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.kernels.em_step import cpu as em_step
 
@@ -88,3 +92,69 @@ def test_logits_that_are_not_normalised_are() -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)) * 100
     assert torch.allclose(probabilities(logits, -1), logits.softmax(-1))
     assert torch.allclose(probabilities(logits, 1), logits.softmax(1))
+
+
+def chain_case(steps: int, rows: int, batch: int, states: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of every step, sides and start; a row of impossible evidence in the middle where there are several."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1 if tied else steps, rows, states, states, generator=generator, dtype=torch.float64)
+    weights[..., 1:, ::3] = 0.0
+    weights = (weights / weights.sum(-1, keepdim=True).clamp_min(1e-300)).expand(steps, -1, -1, -1)
+    sides = torch.rand(steps, rows, batch, states, generator=generator, dtype=torch.float64)
+    if batch > 1:
+        sides[steps // 2, :, 0] = 0.0
+    return weights, sides, torch.rand(rows, batch, states, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (4, 1, 63, 2), (2, 2, 1, 1000), (63, 1, 3, 2)])
+def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool) -> None:
+    weights, sides, below = chain_case(*sizes, tied)
+    products, sums, shares, flows = (poisoned(*sides.shape, dtype=torch.float64) for _ in range(4))
+    peaks = poisoned(*sides.shape[:-1], 1, dtype=torch.float64)
+    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks)
+    last = sums[-1] * torch.rand(sums[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    chain.chain_flows(list(weights), products, sums, last, shares=shares, flows=flows)
+    for w, side, product, peak, total in zip(weights, sides, products, peaks, sums, strict=True):
+        assert torch.allclose(product * peak, side * below)
+        assert torch.equal(peak.squeeze(-1) > 1e-300, (side * below).amax(-1) > 0)
+        below = linear_sum(w, product)
+        assert torch.allclose(total, below)
+    every = []
+    for w, product, total, flow in reversed(list(zip(weights, products, sums, flows, strict=True))):
+        last, count = linear_sum_flow(w, product, total, last, count=True)
+        assert torch.allclose(flow, last) and count is not None
+        every.insert(0, count)
+    counts = torch.stack(every)
+    if tied:
+        out = poisoned(*weights[0].shape, dtype=torch.float64)
+        assert torch.allclose(chain.tied_counts(weights[0], products, shares, out=out), counts.sum(0))
+    out = poisoned(*weights.shape, dtype=torch.float64)
+    assert torch.allclose(chain.untied_counts(list(weights), products, shares, out=out), counts)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 2, 3), (3, 63, 2)])
+def test_a_recorded_chain_has_the_definition_s_derivatives(sizes: tuple[int, int, int]) -> None:
+    steps, batch, states = sizes
+    weights, sides, start = chain_case(steps, 1, batch, states, tied=True)
+    scales = torch.linspace(-3, 3, steps * batch, dtype=torch.float64).view(steps, batch)
+    tensors = [x.clone().requires_grad_() for x in (weights[0, 0], sides[:, 0], start[0])]
+
+    def run(operation: Callable) -> tuple[Tensor, ...]:
+        w, given, first = tensors
+        found = operation(w, given, scales, first, scales[0])
+        weigh = torch.linspace(0.5, 2, found.values.numel(), dtype=torch.float64).view(found.values.shape)
+        possible = found.values.detach() > 0
+        grads = torch.autograd.grad((found.values * weigh).square().sum(), tensors, create_graph=True)
+        again = torch.autograd.grad(sum(g.square().sum() for g in grads), tensors)
+        return (found.values, torch.where(possible.any(-1), found.scales, 0.0), *grads, *again)
+
+    for found, want in zip(run(chain.recorded), run(chain_by_definition), strict=True):
+        assert torch.allclose(found, want, rtol=1e-9)
+    if batch < 10:
+
+        def unscaled(w: Tensor, given: Tensor, first: Tensor) -> Tensor:
+            found = chain.recorded(w, given, scales, first, scales[0])
+            return found.values * found.scales.exp().unsqueeze(-1)
+
+        assert torch.autograd.gradcheck(unscaled, tensors)

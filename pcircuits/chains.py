@@ -1,0 +1,98 @@
+"""Chain segments of a plan: runs of levels that are one step each of the same recursion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcircuits.types import Int, Tensor
+
+if TYPE_CHECKING:
+    from pcircuits.plan import Gather, Incoming, Level
+
+LEAST_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Levels `start` to `stop - 1`, each `W_n (side_n * values of level n - 1)`. `side`: the argument position of the
+    child that is not the level before; the steps' sides are rows `rows` of level `source`, in turn. `tied`: all steps
+    have the same weights.
+    """
+
+    start: int
+    stop: int
+    side: int
+    tied: bool
+    source: int
+    rows: Int[Tensor, " R"]
+
+
+def find_chains(levels: "Sequence[Level]", incoming: "Sequence[Incoming]") -> tuple[Chain, ...]:
+    """The longest chain segments."""
+    found: list[Chain] = []
+    n = 1
+    while n < len(levels):
+        stop = n + 1
+        while stop < len(levels) and _goes_on(levels, incoming, n, stop):
+            stop += 1
+        side = _side(levels, n)
+        if side is not None and stop - n >= LEAST_STEPS:
+            found.append(_chain(levels[n:stop], n, side, levels))
+            n = stop
+        else:
+            n += 1
+    return tuple(found)
+
+
+def _chain(steps: "Sequence[Level]", start: int, side: int, levels: "Sequence[Level]") -> Chain:
+    groups = {level.weights.group for level in steps}  # type: ignore[union-attr]
+    parts = [_parts(level, side)[0] for level in steps]
+    source = parts[0].level
+    everything = torch.arange(levels[source].num_rows)
+    rows = torch.cat([everything if part.index is None else everything[part.index] for part in parts])
+    return Chain(start, start + len(steps), side, len(groups) == 1, source, rows)
+
+
+def _goes_on(levels: "Sequence[Level]", incoming: "Sequence[Incoming]", first: int, n: int) -> bool:
+    """Whether level n is a step like level `first`, and the only reader of the level before."""
+    side, below = _side(levels, n), incoming[n - 1]
+    if side is None or side != _side(levels, first):
+        return False
+    if _parts(levels[n], side)[0].level != _parts(levels[first], side)[0].level:
+        return False
+    shapes = {(levels[m].num_rows, levels[m].num_units) for m in (first, n)}
+    groups = {levels[m].weights.group for m in range(first, n + 1)}  # type: ignore[union-attr]
+    only_reader = len(below.sources) == 1 and below.index is None and below.target is None
+    return only_reader and len(shapes) == 1 and len(groups) in (1, n + 1 - first)
+
+
+def _side(levels: "Sequence[Level]", n: int) -> int | None:
+    """The argument position beside the level before, None where level n is no step."""
+    level = levels[n]
+    if not _is_step(level):
+        return None
+    sides = [a for a in (0, 1) if not _is_level(level.children[a], n - 1, level.num_rows)]  # type: ignore[union-attr]
+    below = levels[n - 1]
+    alike = (below.num_rows, below.num_units) == (level.num_rows, level.num_units)
+    return sides[0] if len(sides) == 1 and alike and len(_parts(level, sides[0])) == 1 else None
+
+
+def _is_step(level: "Level") -> bool:
+    product, weights = getattr(level, "product", None), getattr(level, "weights", None)
+    tied_rows = weights is not None and weights.rows is not None
+    return product == "hadamard" and weights is not None and not tied_rows and len(level.children) == 2  # type: ignore[union-attr]
+
+
+def _parts(level: "Level", argument: int) -> tuple:
+    gather = level.children[argument]  # type: ignore[union-attr]
+    return gather.parts if gather.order is None else ()
+
+
+def _is_level(gather: "Gather", n: int, num_rows: int) -> bool:
+    """Whether what is gathered is all of level n, in order."""
+    if len(gather.parts) != 1 or gather.order is not None or gather.parts[0].level != n:
+        return False
+    index = gather.parts[0].index
+    return index is None or (isinstance(index, slice) and index == slice(0, num_rows, 1))
