@@ -1,7 +1,7 @@
-"""What kernels compile to, without a device: `python -m tests.kernels.ahead_of_time 90` prints a JSON line a kernel.
+"""What kernels compile to, without a device: `python -m tests.kernels.ahead_of_time 80 90` prints JSON lines.
 
-The operations are called as they would be on a device of that capability, and what they launch is compiled instead of
-run. `--all` adds sizes that are odd, and every precision.
+The operations are called as they would be on a device, and what they launch is compiled instead of
+run: a line a kernel and capability. `--all` adds sizes that are odd, and every precision.
 """
 
 import argparse
@@ -43,6 +43,7 @@ class Launch(NamedTuple):
     types: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
     aligned: tuple[int, ...]
+    warps: int
 
 
 def launch_of(kernel: JITFunction, args: tuple, options: dict) -> Launch:
@@ -58,7 +59,7 @@ def launch_of(kernel: JITFunction, args: tuple, options: dict) -> Launch:
         address = value.data_ptr() if isinstance(value, torch.Tensor) else value
         types.append((parameter.name, TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"))
         aligned += [i] if address % 16 == 0 else []
-    return Launch(kernel, tuple(types), tuple(constants), tuple(aligned))
+    return Launch(kernel, tuple(types), tuple(constants), tuple(aligned), options.get("num_warps", 4))
 
 
 def launches(case: Case, sizes: dict[str, int]) -> list[Launch]:
@@ -86,7 +87,8 @@ def compiled(launch: Launch, capability: int) -> dict[str, Any]:
         constexprs=dict(launch.constants),
         attrs={(i,): [["tt.divisibility", 16]] for i in launch.aligned},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    target, options = GPUTarget("cuda", capability, 32), {"num_warps": launch.warps}
+    made = triton.compile(source, target=target, options=options)
     return {
         "shared": made.metadata.shared,
         "tensor_core_instructions": len(re.findall(TENSOR_CORES[capability], made.asm["ptx"])),
@@ -133,14 +135,18 @@ def with_precisions(launch: Launch, everything: bool) -> Iterator[Launch]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("capability", type=int, choices=TENSOR_CORES)
+    parser.add_argument("capabilities", type=int, nargs="+", choices=TENSOR_CORES)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--kernel", default="", help="only those whose name has this in it")
     options = parser.parse_args()
     for case, first in chosen(options.all):
+        if options.kernel not in first.kernel.fn.__name__:
+            continue
         for launch in with_precisions(first, options.all):
             precision = dict(launch.constants).get("PRECISION")
             row = {"kernel": launch.kernel.fn.__name__, "case": case.name, "precision": precision}
-            print(json.dumps({**row, **compiled(launch, options.capability)}), flush=True)
+            for capability in options.capabilities:
+                print(json.dumps({**row, "capability": capability, **compiled(launch, capability)}), flush=True)
 
 
 if __name__ == "__main__":

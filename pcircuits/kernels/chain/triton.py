@@ -16,9 +16,7 @@ from pcircuits.kernels.sum_product.triton import Level, forward, product_flows
 from pcircuits.kernels.tiles import Precision, tile, tiles
 from pcircuits.types import Float, Tensor
 
-LARGEST_FUSED = (
-    64  # states: at 128 the weights of three tf32 products exceed the shared memory of sm_80, and registers spill
-)
+LARGEST_FUSED = 64  # states: at 128 the weights exceed the shared memory of sm_80, and registers spill
 
 
 @jit

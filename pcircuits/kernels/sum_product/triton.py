@@ -260,6 +260,8 @@ class Level(NamedTuple):
             "ARITY": self.children.shape[1],
             "LATENT": self.potentials is not None,
             "PRECISION": self.precision,
+            # more than two factors a product spill registers of four warps
+            "num_warps": 4 if self.potentials is None and self.children.shape[1] < 3 else 8,
         }
 
 
