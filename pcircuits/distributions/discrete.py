@@ -10,7 +10,7 @@ from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
-from pcircuits.kernels import finite, logsumexp, ratio
+from pcircuits.kernels import categorical_counts, finite, logsumexp, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
@@ -259,14 +259,16 @@ class Discrete(InputFamily):
         groups, categories, units = prepared.linear.shape
         hard = evidence.observed
         complete = bool(hard.all())
-        index = (rows.unsqueeze(1) * categories + self._integers(evidence)).flatten()
-        seen = flows if complete else torch.where(hard.unsqueeze(-1), flows, 0.0)
-        out = memory.keep(groups * categories, units, like=flows)
-        zero = flows.new_zeros(groups * categories, units) if out is None else out.zero_()
-        counts = zero.index_add_(0, index, seen.flatten(0, 1)).view(groups, categories, units).mT
+        integers, out = self._integers(evidence), memory.keep(groups * categories, units, like=flows)
+        if out is None:
+            counts = categorical_counts(flows, rows, integers, hard, groups, categories).mT
+        else:
+            index = (rows.unsqueeze(1) * categories + integers).flatten()
+            seen = flows if complete else torch.where(hard.unsqueeze(-1), flows, 0.0)
+            counts = out.zero_().index_add_(0, index, seen.flatten(0, 1)).view(groups, categories, units).mT
         if not complete:
-            free = torch.where(hard.unsqueeze(-1), 0.0, flows)
-            counts += self._free_counts(prepared, rows, evidence, free, exact)
+            free = self._free_counts(prepared, rows, evidence, torch.where(hard.unsqueeze(-1), 0.0, flows), exact)
+            counts = counts + free if out is None else counts.add_(free)
         return {"counts": counts}
 
     def _free_counts(

@@ -1,6 +1,7 @@
 """Whole circuits by Triton kernels equal the same circuits in float64 without them."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ pytest.importorskip("triton")
 import pcircuits as pc
 from pcircuits import testing
 from pcircuits.kernels import choice
+from pcircuits.kernels.dense_sum import triton as triton_sum
 from pcircuits.testing.enumeration import Enumeration
 from pcircuits.testing.goodness import sample_p_values
+from pcircuits.workspace import Memory
 
 EXAMPLES = [  # structure, layer, inputs, weights, evidence
     ("hmm", "cp-t", "categorical", "dense", "potentials"),
@@ -29,12 +32,19 @@ SEED = 5
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Where the kernels run, and that they do."""
+    calls = []
+    for name in ("_sum", "_outer"):
+        run = getattr(triton_sum, name)
+        monkeypatch.setattr(triton_sum, name, lambda *args, run=run: (calls.append(run), run(*args))[1])
     if request.param == "interpreter":
         if torch.cuda.is_available():
             pytest.skip("kernels are compiled here")
         monkeypatch.setattr(choice, "on_triton", lambda args: args[0].dtype == torch.float32)
-    return torch.device("cuda" if request.param == "cuda" else "cpu")
+        monkeypatch.setattr(pc.Circuit, "_memory", lambda *_: Memory())  # what CUDA devices have
+    yield torch.device("cuda" if request.param == "cuda" else "cpu")
+    assert calls
 
 
 def to(evidence: pc.Evidence, device: torch.device) -> pc.Evidence:

@@ -31,9 +31,7 @@ MUTATIONS = (
     Mutation("dense_sum", "sum_fwd_kernel", "o_j < (i_block + 1) * J_BLOCK", "o_j < J", "linear_sum_gated"),
     Mutation("dense_sum", "sum_outer_kernel", "p_gate + i_j // per_block * s_gj", "p_gate", "outer_sum"),
     Mutation("sum_product", "load_product", "tl.static_range(1, ARITY)", "tl.static_range(2, ARITY)", "sum_product"),
-    Mutation(
-        "sum_product", "load_share", "tl.where(b_out > 0, b_h /", "tl.where(b_out >= 0, b_h /", "sum_product_flow"
-    ),
+    Mutation("sum_product", "load_share", "b_h / tl.where(b_out > 0, b_out, 1.0)", "b_h", "sum_product_flow"),
     Mutation(
         "sum_product",
         "sum_product_fwd_kernel",
@@ -74,7 +72,7 @@ def copy_of_the_tests(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def tests_of(cases: str, folder: Path) -> subprocess.CompletedProcess:
+def run_tests(cases: str, folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernels/test_triton.py"]
     # annotations are not checked there: the copy is imported by its own path
     options = ["-o", "addopts=--import-mode=importlib -m 'not campaign'", "-k", f"[{cases}"]
@@ -90,7 +88,7 @@ def test_each_kernel_is_broken_once() -> None:
 
 def test_the_copy_passes(tmp_path: Path) -> None:
     copy_of_the_tests(tmp_path)
-    done = tests_of("soft_values", tmp_path)
+    done = run_tests("soft_values", tmp_path)
     assert done.returncode == 0, done.stdout
 
 
@@ -102,5 +100,5 @@ def test_a_broken_kernel_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
     body, *rest = re.split(r"(?=^@jit$|^def )", after, maxsplit=1, flags=re.MULTILINE)
     assert mutation.line in body
     path.write_text("".join([before, function, body.replace(mutation.line, mutation.broken, 1), *rest]))
-    done = tests_of(mutation.cases, tmp_path)
+    done = run_tests(mutation.cases, tmp_path)
     assert done.returncode == 1 and " failed" in done.stdout, done.stdout
