@@ -15,7 +15,8 @@ pytest.importorskip("triton")
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that one program may use
-STACK = 64  # bytes a thread may spill, in the default precision
+# Bytes a thread may spill, in the default precision: at sizes that are multiples of 16, and at others.
+STACK, STACK_AT_ODD_SIZES = 64, 128
 WITHOUT_PRODUCTS = {
     "categorical_fwd_kernel",
     "gaussian_count_kernel",
@@ -33,7 +34,7 @@ def kernels() -> set[str]:
     return {name for name in names if name.endswith("_kernel")}
 
 
-def check(*options: str) -> None:
+def check(stack: int, *options: str) -> None:
     """Compile in a process of its own: here Triton interprets."""
     command = [sys.executable, "-m", "tests.kernels.ahead_of_time", *map(str, SHARED_MEMORY), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -42,17 +43,17 @@ def check(*options: str) -> None:
     made = {(row["kernel"], row["capability"]) for row in rows}
     assert made == {(kernel, capability) for kernel in kernels() for capability in SHARED_MEMORY}
     assert [row for row in rows if row["shared"] > SHARED_MEMORY[row["capability"]]] == []
-    assert [row for row in rows if row["stack"] > STACK and row["precision"] in (None, "tf32x3")] == []
+    assert [row for row in rows if row["stack"] > stack and row["precision"] in (None, "tf32x3")] == []
     on_tensor_cores = [row for row in rows if row["precision"] not in (None, "ieee")]
     assert [row for row in on_tensor_cores if not row["tensor_core_instructions"]] == []
     assert {row["kernel"] for row in rows if row["precision"] is None} == WITHOUT_PRODUCTS
 
 
 def test_kernels_compile() -> None:
-    check()
+    check(STACK)
 
 
 @pytest.mark.campaign
 def test_every_variant_compiles() -> None:
     """Odd sizes, gates and potentials, and every precision."""
-    check("--all")
+    check(STACK_AT_ODD_SIZES, "--all")
