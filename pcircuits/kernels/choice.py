@@ -20,15 +20,20 @@ def chosen(definition: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not on_triton(args):
             return definition(*args, **kwargs)
-        return getattr(import_module(f"{folder}.triton"), name)(*args, **kwargs)
+        with torch.cuda.device_of(_first(args)):  # Triton launches on the current device
+            return getattr(import_module(f"{folder}.triton"), name)(*args, **kwargs)
 
     return call
 
 
 def on_triton(args: tuple[Any, ...]) -> bool:
     """Whether the first floating point tensor is of float32 and on a CUDA device, and Triton is installed."""
-    first = next((x for x in args if isinstance(x, torch.Tensor) and x.is_floating_point()), None)
-    return first is not None and first.is_cuda and first.dtype == torch.float32 and has_triton()
+    first = _first(args)
+    return first.is_cuda and first.dtype == torch.float32 and has_triton()
+
+
+def _first(args: tuple[Any, ...]) -> torch.Tensor:
+    return next(x for x in args if isinstance(x, torch.Tensor) and x.is_floating_point())
 
 
 @functools.cache
