@@ -33,14 +33,15 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     "projected, 20 sweeps": {"coupling": "projected", "sweeps": 20},
 }
 TRANSFORMED = ("permutations of 5",)  # tasks that a trained backbone sees too
-MOST_OUTPUTS = 48  # of sampled outputs
+GIVENS = {4: (1, 2, 4, 8, 12), 8: (1, 2, 4, 8), 12: (1, 2, 4)}  # of sudoku, and the steps that its blanks are drawn in
+MOST_POSITIONS = 5  # whose orders are all counted
 SHORT = 4  # positions; only so short outputs see many sweeps
-MOST_STATES, MOST_STEPS = 512, 4  # circuits with more states see a third of the outputs and orders, in at most 4 steps
+MOST_STATES = 512  # circuits with more are asked in one step only, where no orders need be sampled
 
 
 class Question(NamedTuple):
-    """What is asked of a law: `outputs` (N, L) that are valid, `given` (N, L) positions that are known, `number` (N,)
-    valid outputs under what is given. `exact`: all outputs and all orders are counted.
+    """What is asked of a law: all `outputs` (N, L) that are valid, `given` (N, L) positions that are known, the
+    `puzzle` (N,) that each output solves. `exact`: all orders are counted.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Question(NamedTuple):
     steps: tuple[int, ...]
     outputs: Tensor
     given: Tensor
-    number: Tensor
+    puzzle: Tensor
     exact: bool = False
 
 
@@ -65,50 +66,44 @@ class Row(NamedTuple):
     distances: dict[int, Distance]
 
 
-def whole(truth: Truth, states: tuple[int, ...], steps: tuple[int, ...], seed: int) -> Question:
-    """Nothing is given. Long outputs are sampled, short ones all counted."""
-    exact = truth.length <= 5
-    index = torch.arange(len(truth.valid))
-    if not exact:
-        index = torch.randperm(len(truth.valid), generator=torch.Generator().manual_seed(seed))[:MOST_OUTPUTS]
-    outputs = truth.valid[index]
-    nothing = torch.zeros_like(outputs, dtype=torch.bool)
-    return Question(truth.name, truth, states, steps, outputs, nothing, _alike(outputs, len(truth.valid)), exact)
+def whole(truth: Truth, states: tuple[int, ...], steps: tuple[int, ...]) -> Question:
+    """Nothing is given. Orders of long outputs are sampled, of short ones all counted."""
+    nothing = torch.zeros_like(truth.valid, dtype=torch.bool)
+    exact = truth.length <= MOST_POSITIONS
+    return Question(truth.name, truth, states, steps, truth.valid, nothing, _one(truth.valid), exact)
 
 
 def first_row_given(truth: Truth, states: tuple[int, ...], steps: tuple[int, ...]) -> Question:
     """Latin squares whose first row is in order."""
     outputs = truth.valid[(truth.valid[:, :4] == torch.arange(4)).all(1)]
     given = (torch.arange(truth.length) < 4).expand_as(outputs)
-    return Question(
-        f"{truth.name}, first row given", truth, states, steps, outputs, given, _alike(outputs, len(outputs))
-    )
+    return Question(f"{truth.name}, first row given", truth, states, steps, outputs, given, _one(outputs))
 
 
 def puzzles(truth: Truth, givens: int, states: tuple[int, ...], steps: tuple[int, ...]) -> Question:
     """All solutions of all puzzles with so many givens."""
     found = sudoku_puzzles(truth, givens)
-    number = torch.bincount(found.puzzle)[found.puzzle]
-    return Question(f"{truth.name}, {givens} given", truth, states, steps, found.solutions, found.given, number)
+    return Question(f"{truth.name}, {givens} given", truth, states, steps, found.solutions, found.given, found.puzzle)
 
 
-def _alike(outputs: Tensor, number: int) -> Tensor:
-    return torch.full((len(outputs),), number)
+def _one(outputs: Tensor) -> Tensor:
+    """(N,) one puzzle, that all outputs solve."""
+    return torch.zeros(len(outputs), dtype=torch.long)
 
 
 def questions(options: argparse.Namespace) -> list[Question]:
-    small = whole(permutations(3), (2, 4, 8), (1, 2, 3), options.seed)
+    small = whole(permutations(3), (2, 4, 8), (1, 2, 3))
     if options.reduced:
         return [small]
     latin, sudoku = latin_squares(), sudoku_grids()
     return [
         small,
-        whole(permutations(4), (4, 8, 16), (1, 2, 4), options.seed),
-        whole(permutations(5), (8, 16, 32, 64), (1, 2, 3, 5), options.seed),
-        whole(latin, (16, 64, 256), (1, 2, 4, 8, 16), options.seed),
-        *(puzzles(sudoku, givens, (16, 64, 256), (1, 2, 4)) for givens in (4, 8, 12)),
-        first_row_given(latin, (16, 64, 256), (1, 2, 4, 12)),
-        whole(permutations(7), (16, 64, 128), (1, 2, 4, 7), options.seed),
+        whole(permutations(4), (4, 8, 16), (1, 2, 4)),
+        whole(permutations(5), (8, 16, 32, 64), (1, 2, 3, 5)),
+        whole(latin, (16, 64, 256), (1, 2, 4, 8, 16)),
+        *(puzzles(sudoku, givens, (16, 64, 256), steps) for givens, steps in GIVENS.items()),
+        first_row_given(latin, (16, 64, 256), (1, 2, 4, 8, 12)),
+        whole(permutations(7), (16, 64, 128), (1, 2, 4, 7)),
     ]
 
 
@@ -140,7 +135,7 @@ def measure(question: Question, backbone: Backbone, name: str, options: argparse
             if settings.get("sweeps", 1) > 1 and question.truth.length > SHORT:
                 continue
             rule = CoupledHead(prior, **settings)
-            found = distances(question, backbone, rule, options, fewer=states > MOST_STATES)
+            found = distances(question, backbone, rule, options, once=states > MOST_STATES)
             yield Row(question.name, name, coupling, states, enough, alone, found)
 
 
@@ -152,17 +147,15 @@ def circuits(question: Question, options: argparse.Namespace) -> Iterator[tuple[
 
 
 def distances(
-    question: Question, backbone: Backbone, rule: Rule, options: argparse.Namespace, *, fewer: bool = False
+    question: Question, backbone: Backbone, rule: Rule, options: argparse.Namespace, *, once: bool = False
 ) -> dict[int, Distance]:
-    """By number of steps."""
-    part = slice(0, MOST_OUTPUTS // 3 if fewer and not question.given.any() else None)
-    law = StepLaw(rule, backbone, question.outputs[part], question.given[part])
-    count = max(2, options.orders // 3) if fewer else options.orders
-    orders = some_orders(question.truth.length, count, seed=options.seed)
+    """By number of steps; `once`: one step only. In one step all orders are alike."""
+    law = StepLaw(rule, backbone, question.outputs, question.given)
+    orders = some_orders(question.truth.length, options.orders, seed=options.seed)
     return {
-        steps: distance(law.probabilities(orders, steps), question.number[part], exact=question.exact)
+        steps: distance(law.probabilities(orders, steps), question.puzzle, exact=question.exact or steps == 1)
         for steps in question.steps
-        if not fewer or steps <= MOST_STEPS
+        if steps == 1 or not once
     }
 
 

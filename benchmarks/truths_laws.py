@@ -4,6 +4,7 @@ Axes: N outputs, L positions, K orders.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ MOST_ORDERS = 120
 class Distance(NamedTuple):
     """From the uniform law over valid outputs: probability of a valid one, total variation, KL(uniform || law) in nats.
 
-    `deviation`: standard error of the validity where orders are sampled; 0 where all are counted.
+    Where orders are sampled the validity is an unbiased estimate, `deviation` its standard error, and the other two,
+    which the noise of few orders would make too large, are nan. Otherwise all are exact and `deviation` is 0.
     """
 
     validity: float
@@ -83,18 +85,18 @@ def some_orders(length: int, count: int, *, seed: int) -> list[Tensor]:
     return [torch.randperm(length, generator=generator) for _ in range(count)]
 
 
-def distance(probabilities: Tensor, number: Tensor, *, exact: bool) -> Distance:
-    """Of a law (K, N), averaged over orders. `number` (N,): how many valid outputs there are where this one is valid;
-    outputs are all of them, or drawn from them, and every question (all outputs of one puzzle) counts alike.
+def distance(probabilities: Tensor, puzzle: Tensor, *, exact: bool) -> Distance:
+    """Of a law (K, N) averaged over orders, `exact` where they are all orders or make no difference.
 
-    With sampled orders the total variation is too large by what their noise adds.
+    `puzzle` (N,): the question that each output answers. Every question counts alike, and the outputs are *all* valid
+    ones: a few of them, scaled up to all, would estimate a validity that can exceed 1.
     """
-    share = 1 / number.double()
-    share = share / share.sum()
-    scaled = number * probabilities
-    law = scaled.mean(0)
+    number = torch.bincount(puzzle)[puzzle]
+    share = 1 / number.double() / len(puzzle.unique())
+    each = (number * probabilities) @ share
+    if not exact:
+        return Distance(float(each.mean()), math.nan, math.nan, float(each.std() / len(each) ** 0.5))
+    law = (number * probabilities).mean(0)
     validity = float(law @ share)
     variation = 0.5 * (float((law - 1).abs() @ share) + 1 - validity)
-    each = scaled @ share
-    deviation = 0.0 if exact else float(each.std() / len(each) ** 0.5)
-    return Distance(validity, variation, float(-law.log() @ share), deviation)
+    return Distance(validity, variation, float(-law.log() @ share))

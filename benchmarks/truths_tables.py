@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 
 def all_tables(rows: "Sequence[Row]") -> str:
-    """One table a task and backbone: valid share of samples / total variation from the uniform law."""
+    """One table a task and backbone: valid share of samples / total variation from the uniform law, or valid share and
+    its standard error where orders are sampled.
+    """
     keys = list(dict.fromkeys((row.task, row.backbone) for row in rows))
     parts = []
     for key in keys:
         chosen = [row for row in rows if (row.task, row.backbone) == key]
-        parts.append(f"\n{key[0]}, {key[1]}: valid / total variation, by steps\n{task_table(chosen)}")
+        parts.append(
+            f"\n{key[0]}, {key[1]}: valid / total variation (or +- standard error), by steps\n{task_table(chosen)}"
+        )
     return "\n".join(parts)
 
 
@@ -47,4 +51,6 @@ def to_json(row: "Row") -> dict[str, Any]:
 
 
 def _cell(found: "Distance") -> str:
+    if math.isnan(found.total_variation):
+        return f"{found.validity:.1%} +- {found.deviation:.1%}"
     return f"{found.validity:.1%} / {max(found.total_variation, 0.0):.2f}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pcircuits as pc
 from benchmarks import truths
 from benchmarks.truths_laws import StepLaw, all_orders, distance, some_orders
 from benchmarks.truths_priors import exact_hmm, exact_states, fitted_hmm, uniform_hmm
@@ -46,8 +47,8 @@ def test_oracle_is_the_conditional_of_the_truth() -> None:
 def test_backbone_alone_has_the_closed_form(n: int) -> None:
     truth = permutations(n)
     law = StepLaw(factorised, Oracle(truth), truth.valid)
-    number = torch.full((len(truth.valid),), len(truth.valid))
-    once, one_by_one = (distance(law.probabilities(all_orders(n), steps), number, exact=True) for steps in (1, n))
+    puzzle = torch.zeros(len(truth.valid), dtype=torch.long)
+    once, one_by_one = (distance(law.probabilities(all_orders(n), steps), puzzle, exact=True) for steps in (1, n))
     assert once.validity == pytest.approx(math.factorial(n) / n**n)
     assert once.total_variation == pytest.approx(1 - math.factorial(n) / n**n)
     assert once.divergence == pytest.approx(math.log(n**n / math.factorial(n)))
@@ -57,11 +58,11 @@ def test_backbone_alone_has_the_closed_form(n: int) -> None:
 @pytest.mark.parametrize("coupling", ["product", "corrected", "projected"])
 def test_enough_states_are_valid_in_one_step_and_uniform_circuits_change_nothing(coupling: str) -> None:
     truth = permutations(3)
-    number = torch.full((6,), 6)
+    puzzle = torch.zeros(6, dtype=torch.long)
     head = CoupledHead(exact_hmm(truth).requires_grad_(False), coupling=coupling)
     for steps in (1, 2, 3):
         law = StepLaw(head, Oracle(truth), truth.valid).probabilities(all_orders(3), steps)
-        assert distance(law, number, exact=True)[:2] == pytest.approx((1.0, 0.0), abs=1e-6)
+        assert distance(law, puzzle, exact=True)[:2] == pytest.approx((1.0, 0.0), abs=1e-6)
         nothing = CoupledHead(uniform_hmm(truth).requires_grad_(False), coupling=coupling)
         uniform = StepLaw(nothing, Oracle(truth), truth.valid).probabilities(all_orders(3), steps)
         alone = StepLaw(factorised, Oracle(truth), truth.valid).probabilities(all_orders(3), steps)
@@ -87,16 +88,38 @@ def test_given_cells_are_known_from_the_start() -> None:
     given = (torch.arange(4) == 0).expand_as(outputs)
     law = StepLaw(factorised, Oracle(truth), outputs, given)
     orders = some_orders(4, 0, seed=0)
-    found = distance(law.probabilities(orders, 1), torch.full((6,), 6), exact=True)
+    puzzle = torch.zeros(6, dtype=torch.long)
+    found = distance(law.probabilities(orders, 1), puzzle, exact=True)
     assert found.validity == pytest.approx(6 / 27)
-    assert distance(law.probabilities(orders, 3), torch.full((6,), 6), exact=True).validity == pytest.approx(1.0)
+    assert distance(law.probabilities(orders, 3), puzzle, exact=True).validity == pytest.approx(1.0)
 
 
 def test_every_puzzle_counts_alike() -> None:
-    number = torch.tensor([1, 2, 2])  # a puzzle with one solution and one with two
-    found = distance(torch.tensor([[1.0, 0.25, 0.25]] * 2).double(), number, exact=False)
+    puzzle = torch.tensor([0, 1, 1])  # the first has one solution, the second two
+    found = distance(torch.tensor([[1.0, 0.25, 0.25]] * 2).double(), puzzle, exact=True)
     assert found.validity == pytest.approx(0.75)
     assert found.total_variation == pytest.approx(0.5 * (0.5 * 0.5 + 0.25))
+
+
+def test_validity_with_sampled_orders_is_a_probability() -> None:
+    question = truths.whole(permutations(6), (8,), (6,))
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((8,), (8, 8), (8, 6))
+    probs = [torch.randn(shape, generator=generator, dtype=torch.float64).softmax(-1) for shape in shapes]
+    head = CoupledHead(pc.HMM.from_probs(*probs, length=6).requires_grad_(False), coupling="product")
+    law = StepLaw(head, Oracle(question.truth), question.outputs)
+    probabilities = law.probabilities(some_orders(6, 2, seed=0), 6)
+    assert float(probabilities.std(1).min() * 720) > 0.1  # so far from uniform that outputs must not be sampled
+    found = distance(probabilities, question.puzzle, exact=question.exact)
+    assert found.validity == pytest.approx(1.0, abs=1e-9) and found.deviation == pytest.approx(0.0, abs=1e-9)
+    assert math.isnan(found.total_variation) and math.isnan(found.divergence)
+
+
+def test_questions_ask_for_all_outputs() -> None:
+    latin = latin_squares()
+    assert torch.equal(truths.whole(latin, (), ()).outputs, latin.valid)
+    given = truths.first_row_given(latin, (), ())
+    assert len(given.outputs) == 576 // math.factorial(4) and (given.outputs[:, :4] == torch.arange(4)).all()
 
 
 def test_puzzles_are_solved_by_their_solutions() -> None:
