@@ -42,13 +42,16 @@ def sequence(length: int, features: int = 1, *, num_units: int | None = None) ->
     return generalized_hmm(length, features, num_units=num_units)
 
 
-def table(x: Tensor | np.ndarray, *, num_units: int | None = None, bins: int = 8) -> RegionGraph:
+def table(
+    x: Tensor | np.ndarray, *, num_units: int | None = None, bins: int = 8, smoothing: float = 0.0
+) -> RegionGraph:
     """For tables of numbers, codes and missing values (NaN): the hidden Chow-Liu tree of the columns of `x` (B, D),
     cut into at most `bins` values each at equal shares of the rows; a missing value counts as one more.
 
-    Columns of at most `bins` different values stay as they are.
+    Columns of at most `bins` different values stay as they are. `smoothing` is a number of pseudo-samples, spread
+    evenly over the values of each pair of columns: with few rows, pairs of many values then look less dependent.
     """
-    return hclt(as_bins(x, bins), num_units)
+    return hclt(as_bins(x, bins), num_units, smoothing=smoothing)
 
 
 def as_bins(x: Tensor | np.ndarray, bins: int) -> Tensor:

@@ -84,6 +84,14 @@ def test_moments_within_intervals_are_scipys(name: str) -> None:
         assert moments == pytest.approx(wanted, rel=tolerance)
 
 
+@pytest.mark.parametrize("name", [n for n in UNIVARIATE if n != "torch_distribution"])
+def test_expected_log_density_is_minus_the_entropy(name: str) -> None:
+    entry, nothing = ROWS[name], pc.Evidence.nothing(1, 1).of_variables((0,))
+    found = entry.family.expected_log(prepared_unit(entry), ONE, nothing)
+    accuracy = 2e-5 if name == "piecewise_linear" else 1e-6  # its example is zero at a knot
+    assert float(found[0, 0, 0]) == pytest.approx(-float(entry.scipy().entropy()), rel=accuracy, abs=1e-7)
+
+
 @pytest.mark.parametrize("name", UNIVARIATE)
 @pytest.mark.parametrize("bounded", [False, True])
 def test_samples(name: str, bounded: bool) -> None:

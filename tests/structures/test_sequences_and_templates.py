@@ -96,6 +96,24 @@ def test_a_table_joins_columns_that_depend_on_each_other() -> None:
     owner = {i: next(v for v in children if v < 4) for i, children in leaves.items()}
     tree.add_edges_from((owner[i], owner[c]) for i, children in leaves.items() for c in children if c >= 4)
     assert tree.has_edge(0, 2) and tree.has_edge(1, 3)
+    assert structures.table(x, num_units=4, smoothing=5.0).num_variables == 4
+
+
+def test_smoothing_of_a_table_distrusts_many_values() -> None:
+    """Columns 0 and 3 have a value of their own in each of twelve rows, 1 and 2 truly go together."""
+    b = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+    many = torch.arange(12.0)[torch.randperm(12, generator=torch.Generator().manual_seed(1))]
+    x = torch.stack([many, b, b, torch.arange(12.0)], 1)
+
+    def edge_of_the_two(smoothing: float) -> bool:
+        graph = structures.table(x, bins=12, smoothing=smoothing)
+        owner = {i: r.partitions[0].children[0] for i, r in enumerate(graph.regions) if r.partitions}
+        pairs = {
+            frozenset((v, owner[c])) for i, v in owner.items() for c in graph.regions[i].partitions[0].children[1:]
+        }
+        return frozenset((1, 2)) in pairs
+
+    assert edge_of_the_two(50.0) and not edge_of_the_two(0.0)
 
 
 @pytest.mark.parametrize(
