@@ -49,6 +49,9 @@ def measure(loaded: trained.Trained, options: argparse.Namespace) -> tuple[evalu
     documents = corpus.encode(loaded.tokenizer, text.load("test"))
     windows = corpus.windows(documents, loaded.window_length, count=options.windows, generator=generator)
     prior = pc.load(options.prior) if options.prior else loaded.head.prior
+    heads = all_heads(loaded, prior, options.heads)
+    if unknown := set(options.only or ()) - set(heads):
+        raise SystemExit(f"--only {sorted(unknown)}: the heads are {list(heads)}")
     controls: dict[str, Rule] = {
         "HMM alone": evaluate.prior_alone(prior),
         "unigram": evaluate.unigram(trained.token_counts(loaded.tokenizer, text.load("train"))),
@@ -57,7 +60,7 @@ def measure(loaded: trained.Trained, options: argparse.Namespace) -> tuple[evalu
         controls[AUTOREGRESSIVE] = AutoregressiveHead.load(options.autoregressive)
     study = evaluate.study(
         loaded.backbone,
-        all_heads(loaded, prior, options.heads),
+        {name: head for name, head in heads.items() if not options.only or name in options.only},
         windows.tokens,
         windows.document,
         block_length=loaded.block_length,
@@ -133,6 +136,8 @@ def _size(folder: Path | None) -> int | None:
 
 def draw(study: evaluate.Study, bootstrap: evaluate.DocumentBootstrap, title: str, folder: Path, pattern: str) -> None:
     """Figures of the shipped head alone, so that they stay readable; the JSON has every coupling."""
+    if SHIPPED not in study.ratios.heads:
+        return
     ratios, steps = study.ratios.only(SHIPPED), study.steps.only(SHIPPED)
     figure = plot.plot_mask_ratios(
         ratios, bootstrap, title=f"{title}: what a coupled head recovers in one step", published=PAPER
@@ -149,6 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     trained.add_corpus(parser)
     parser.add_argument("--windows", type=int, default=None, help="default: 256, reduced 48")
     parser.add_argument("--heads", type=Path, help="a folder of trained heads to compare")
+    parser.add_argument("--only", nargs="*", help='these heads, such as "projected-latent, trained"')
     parser.add_argument(
         "--prior", type=Path, help="the circuit of the untrained couplings; default: the shipped head's"
     )
