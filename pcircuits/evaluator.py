@@ -1,5 +1,6 @@
 """The one evaluator: upward and downward passes over a plan, in any semiring. Every query is made of these."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from pcircuits.distributions import Picks
 from pcircuits.evidence import Evidence
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
 from pcircuits.semiring import Gates, Log, Scaled, Semiring, SumWeights, Values
-from pcircuits.types import Float, Int, Tensor
+from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
 # Relative width of the bracket around an evidence that is accepted.
@@ -265,6 +266,18 @@ def _has_sum(level: Level) -> bool:
     return not isinstance(level, InputLevel) and level.weights is not None
 
 
+class Path(NamedTuple):
+    """Units that samples go through: level row, batch row, number of the draw, and unit."""
+
+    row: Int[Tensor, " M"]
+    sample: Int[Tensor, " M"]
+    draw: Int[Tensor, " M"]
+    unit: Int[Tensor, " M"]
+
+    def at(self, mask: Bool[Tensor, " M"]) -> "Path":
+        return Path(*(x[mask] for x in self))
+
+
 def select(
     upward_pass: Pass, num_samples: int, generator: torch.Generator | None
 ) -> list[tuple[InputLevel, Picks, Int[Tensor, " M"]]]:
@@ -272,21 +285,43 @@ def select(
 
     Returns, for each input level, the chosen units and the index of the sample each belongs to.
     """
-    plan = upward_pass.plan
-    batch = upward_pass.evidence.batch_size
-    units = torch.zeros(1, batch, num_samples, dtype=torch.long, device=upward_pass.evidence.device)
-    given: dict[int, Sequence[Tensor]] = {}
+    plan, device = upward_pass.plan, upward_pass.evidence.device
+    cells = torch.arange(upward_pass.evidence.batch_size * num_samples, device=device)
+    zero = torch.zeros_like(cells)
+    pending: list[list[Path]] = [[] for _ in plan.levels]
+    pending[-1].append(Path(zero, cells // num_samples, cells % num_samples, zero))
     chosen = []
     for n in reversed(range(len(plan.levels))):
         level = plan.levels[n]
-        if n < len(plan.levels) - 1:
-            units = _assemble_choice(plan.incoming[n], given, level.num_rows)
-        if isinstance(level, InputLevel):
-            row, sample, draw_index = (units >= 0).nonzero(as_tuple=True)
-            chosen.append((level, Picks(row, sample, units[row, sample, draw_index]), draw_index))
+        if not pending[n]:
             continue
-        given[n] = _choose_children(level, upward_pass, n, units, generator)
+        path = Path(*(torch.cat(xs) for xs in zip(*pending[n], strict=True)))
+        pending[n] = []
+        if isinstance(level, InputLevel):
+            chosen.append((level, Picks(path.row, path.sample, path.unit), path.draw))
+            continue
+        for g, below in zip(level.children, _choose_children(level, upward_pass, n, path, generator), strict=True):
+            _follow(g, below, level.num_rows, pending)
     return chosen
+
+
+def _follow(g: Gather, path: Path, num_rows: int, pending: list[list[Path]]) -> None:
+    """Adds each unit of a path to those of the level that it lies in."""
+    for part in g.parts:
+        if part.rows is None:
+            pending[part.level].append(path._replace(row=_rows_of(part.index, path.row)))
+            continue
+        place = torch.full((num_rows,), -1, device=path.row.device)
+        place[part.rows] = torch.arange(len(place[part.rows]), device=path.row.device)
+        place = place[path.row]
+        mine = place >= 0
+        pending[part.level].append(path.at(mine)._replace(row=_rows_of(part.index, place[mine])))
+
+
+def _rows_of(index: Index, place: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
+    if index is None:
+        return place
+    return index.start + place * (index.step or 1) if isinstance(index, slice) else index[place]
 
 
 def level_weights(
@@ -349,46 +384,36 @@ def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequen
     return [flows]
 
 
-def _assemble_choice(incoming: Incoming, given: Mapping[int, Sequence[Tensor]], num_rows: int) -> Int[Tensor, "F B N"]:
-    """As for flows; a row that several parents share takes the choice of the one parent that chose it (-1: none
-    did).
-    """
-    joined = torch.cat([given[source.level][source.argument] for source in incoming.sources])
-    joined = joined if incoming.index is None else joined.index_select(0, incoming.index)
-    if incoming.target is None:
-        return joined
-    nobody = joined.new_full((num_rows, *joined.shape[1:]), -1)
-    return nobody.scatter_reduce(0, incoming.target.view(-1, 1, 1).expand_as(joined), joined, "amax")
-
-
 def _choose_children(
-    level: InnerLevel | MixingLevel,
-    upward_pass: Pass,
-    n: int,
-    units: Int[Tensor, "F B N"],
-    generator: torch.Generator | None,
-) -> Sequence[Int[Tensor, "F B N"]]:
-    """The unit that each child position is asked for, -1 where it is not asked."""
-    active = (units >= 0).nonzero(as_tuple=True)
-    branch = units[active]
+    level: InnerLevel | MixingLevel, upward_pass: Pass, n: int, path: Path, generator: torch.Generator | None
+) -> Sequence[Path]:
+    """What each child position is asked for."""
+    branch = path.unit
     if level.weights is not None:
-        terms = product_of(level, upward_pass.records[n], upward_pass).v
-        row, sample = active[0], active[1]
-        terms = terms[:, row, sample, branch].T if isinstance(level, MixingLevel) else terms[row, sample]
-        weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
-        branch = upward_pass.semiring.choose(weights, (row, sample, branch), terms, generator)
+        branch = _choose_branches(level, upward_pass, n, path, generator)
     if isinstance(level, MixingLevel):
-        return [
-            _scatter(units, active, torch.where(branch == a, units[active], -1)) for a in range(len(level.children))
-        ]
+        return [path.at(branch == a) for a in range(len(level.children))]
     if level.product == "kronecker":
         right = upward_pass.plan.levels[level.children[1].parts[0].level].num_units
-        return [_scatter(units, active, branch // right), _scatter(units, active, branch % right)]
-    return [_scatter(units, active, branch)]
+        return [path._replace(unit=branch // right), path._replace(unit=branch % right)]
+    return [path._replace(unit=branch)] * len(level.children)
 
 
-def _scatter(like: Tensor, active: tuple[Tensor, ...], choice: Tensor) -> Tensor:
-    return torch.full_like(like, -1).index_put(active, choice)
+def _choose_branches(
+    level: InnerLevel | MixingLevel, upward_pass: Pass, n: int, path: Path, generator: torch.Generator | None
+) -> Int[Tensor, " M"]:
+    """The child of each chosen sum unit. Where samples outnumber units, the distributions are worked out once."""
+    terms = product_of(level, upward_pass.records[n], upward_pass).v
+    weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
+    shape = (level.num_rows, upward_pass.evidence.batch_size, level.num_units)
+    row, sample, unit, index = path.row, path.sample, path.unit, None
+    if len(row) > math.prod(shape):
+        index = (row * shape[1] + sample) * shape[2] + unit
+        row, sample, unit = (
+            x.flatten() for x in torch.unravel_index(torch.arange(math.prod(shape), device=row.device), shape)
+        )
+    terms = terms[:, row, sample, unit].T if isinstance(level, MixingLevel) else terms[row, sample]
+    return upward_pass.semiring.choose(weights, (row, sample, unit), terms, generator, index)
 
 
 def _add_counts(

@@ -88,7 +88,9 @@ class Semiring(Protocol):
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]: ...
-    def choose(self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None) -> Tensor: ...
+    def choose(
+        self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None, index: Tensor | None
+    ) -> Tensor: ...
 
 
 class _Limits(NamedTuple):
@@ -256,8 +258,10 @@ class Scaled:
         at: Chosen,
         terms: Float[Tensor, "M J"],
         generator: torch.Generator | None,
-    ) -> Int[Tensor, " M"]:
-        return draw(weights.chosen(at, log=False) * terms, generator)
+        index: Int[Tensor, " N"] | None,
+    ) -> Int[Tensor, " N"]:
+        """A child of each of the units `at`, or of those at `index` among them, which may repeat."""
+        return draw(weights.chosen(at, log=False) * terms, generator, index)
 
     def _kronecker(self, left: Values, right: Values) -> tuple[Tensor, Tensor]:
         rows, batch, units = left.v.shape
@@ -345,13 +349,16 @@ class Log:
         at: Chosen,
         terms: Float[Tensor, "M J"],
         generator: torch.Generator | None,
-    ) -> Int[Tensor, " M"]:
+        index: Int[Tensor, " N"] | None,
+    ) -> Int[Tensor, " N"]:
         scores = weights.chosen(at, log=True).double() + terms
-        return self._pick(scores, generator)
+        return self._pick(scores, generator, index)
 
     @staticmethod
-    def _pick(scores: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
-        return draw((scores - scores.amax(-1, keepdim=True)).exp(), generator)
+    def _pick(
+        scores: Float[Tensor, "M J"], generator: torch.Generator | None, index: Int[Tensor, " N"] | None
+    ) -> Int[Tensor, " N"]:
+        return draw((scores - finite(scores.amax(-1, keepdim=True))).exp(), generator, index)
 
 
 class Max(Log):
@@ -361,8 +368,11 @@ class Max(Log):
     _sum = staticmethod(max_sum)
 
     @staticmethod
-    def _pick(scores: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
-        return scores.argmax(-1)
+    def _pick(
+        scores: Float[Tensor, "M J"], generator: torch.Generator | None, index: Int[Tensor, " N"] | None
+    ) -> Int[Tensor, " N"]:
+        best = scores.argmax(-1)
+        return best if index is None else best[index]
 
 
 class Bound(Log):

@@ -327,6 +327,10 @@ class Discrete(InputFamily):
         generator: torch.Generator | None,
     ) -> Int[Tensor, " M"]:
         row, batch, unit = picks
+        groups, _, units = prepared.linear.shape
+        if len(row) > groups * units and evidence.log_weights is None and temperature == 1.0:
+            found = draw(prepared.linear.mT.flatten(0, 1), generator, rows[row] * units + unit)
+            return torch.where(evidence.observed[row, batch], self._integers(evidence)[row, batch], found)
         drawn = self._integers(evidence)[row, batch]
         free = (~evidence.observed[row, batch]).nonzero().squeeze(-1)
         for part in free.split(max(1, _CHUNK_ELEMENTS // (8 * self.num_categories))):

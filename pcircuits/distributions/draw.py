@@ -5,11 +5,32 @@ import torch
 from pcircuits.types import Float, Int, Tensor
 
 
-def draw(weights: Float[Tensor, "M J"], generator: torch.Generator | None) -> Int[Tensor, " M"]:
-    """One index a row with probability proportional to its weight; an index of weight zero is never drawn."""
+def draw(
+    weights: Float[Tensor, "R J"], generator: torch.Generator | None, rows: Int[Tensor, " M"] | None = None
+) -> Int[Tensor, " M"]:
+    """One index a row with probability proportional to its weight, or one for each of `rows`, which may repeat. What has
+    weight zero is never drawn.
+    """
     cumulative = weights.double().cumsum(-1)
     total = cumulative[:, -1:].contiguous()
+    last_positive = torch.searchsorted(cumulative, total)
+    if rows is not None:
+        shares = torch.where(total > 0, cumulative / total, 1.0)
+        return _draw_many(shares, last_positive, rows, generator)
     target = torch.rand(total.shape, dtype=torch.float64, device=weights.device, generator=generator) * total
     index = torch.searchsorted(cumulative, target, right=True)
-    last_positive = torch.searchsorted(cumulative, total)
     return torch.minimum(index, last_positive).squeeze(-1)
+
+
+def _draw_many(
+    shares: Float[Tensor, "R J"],
+    last_positive: Int[Tensor, "R 1"],
+    rows: Int[Tensor, " M"],
+    generator: torch.Generator | None,
+) -> Int[Tensor, " M"]:
+    """All rows end to end are one increasing sequence, row r from r to r + 1."""
+    count, width = shares.shape
+    ends = (shares + torch.arange(count, device=rows.device).unsqueeze(-1)).flatten()
+    target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator) + rows
+    index = torch.searchsorted(ends, target, right=True) - rows * width
+    return torch.minimum(index.clamp_min(0), last_positive.squeeze(-1)[rows])
