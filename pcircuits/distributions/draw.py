@@ -8,8 +8,9 @@ from pcircuits.types import Float, Int, Tensor
 def draw(
     weights: Float[Tensor, "R J"], generator: torch.Generator | None, rows: Int[Tensor, " M"] | None = None
 ) -> Int[Tensor, " M"]:
-    """One index a row with probability proportional to its weight, or one for each of `rows`, which may repeat. What has
-    weight zero is never drawn.
+    """One index a row with probability proportional to its weight, or one for each of `rows`, which may repeat.
+
+    What has weight zero is never drawn.
     """
     cumulative = weights.double().cumsum(-1)
     total = cumulative[:, -1:].contiguous()

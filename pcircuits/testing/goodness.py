@@ -17,6 +17,8 @@ def p_value(counts: Float[Tensor, " C"], probabilities: Float[Tensor, " C"]) -> 
     if (counts[probabilities <= 0] > 0).any():
         return 0.0
     rare = expected < LEAST_EXPECTED
+    if expected[rare].sum() < LEAST_EXPECTED and not rare.all():  # too few even together: the smallest other joins them
+        rare |= expected == expected[~rare].min()
     pooled = torch.cat([expected[~rare], expected[rare].sum().view(1)])
     found = torch.cat([counts[~rare], counts[rare].sum().view(1)])
     keep = pooled > 0
