@@ -32,8 +32,8 @@ def loaded(tmp_path: Path) -> trained.Trained:
 def test_hidden_states_are_credited_with_the_paired_difference(loaded: trained.Trained, tmp_path: Path) -> None:
     heads = coupling.all_heads(loaded, hmm(3), tmp_path)
     names = ["corrected-latent, trained", "corrected-none, trained"]
-    untrained = ["product", "corrected", "projected", "projected, 2 sweeps"]
-    assert list(heads) == ["shipped head", *untrained, *names]
+    assert next(iter(heads)) == "shipped head" and list(heads)[-2:] == names
+    assert {"product", "corrected", "projected", "projected, 2 sweeps"} < set(heads)
     assert heads["product"].prior.num_units == 3 and heads["shipped head"] is loaded.head
     torch.manual_seed(0)
     control = AutoregressiveHead(LENGTH, VOCAB, 16, width=16)

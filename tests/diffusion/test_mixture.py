@@ -113,7 +113,10 @@ def test_it_comes_back_as_it_was(mixture: HeadMixture, tmp_path: Path) -> None:
     assert isinstance(again.head, HeadMixture) and torch.equal(again.head.log_shares, mixture.log_shares)
     assert [part.options for part in again.head.parts] == [part.options for part in mixture.parts]
     logits, tokens, mask = blocks()
-    assert torch.equal(again.head(logits, None, tokens, mask).log_prob(tokens), mixture(*inputs()).log_prob(tokens))
+    state, expected = again.head.state_dict(), mixture.state_dict()
+    assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
+    found = again.head(logits, None, tokens, mask).log_prob(tokens)
+    torch.testing.assert_close(found, mixture(*inputs()).log_prob(tokens), rtol=0, atol=1e-12)
     model.save_pretrained(tmp_path / "half", dtype=torch.float16)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     facts = describe_head(tmp_path)
