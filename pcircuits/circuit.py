@@ -182,7 +182,7 @@ class Circuit(nn.Module):
 
     def mpe(self) -> MPE:
         """The most probable values (D,), as for a posterior."""
-        return MPE(*(field[0] for field in self.condition(self._nothing()).mpe()))
+        return MPE(*(field[0] for field in self.condition(self._nothing()).mpe() if field is not None))
 
     def statistics(
         self,

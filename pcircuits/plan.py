@@ -148,8 +148,9 @@ class Plan:
     """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
     the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
 
-    `blocks` is the circuit before folding, children first, the root last; `places` says in which group and row each
-    block's parameters lie, None where it has none. `chains` are segments that may be evaluated as one.
+    `blocks` is the circuit before folding, children first, the root last; `at` says in which level and row each block
+    is, `places` in which group and row its parameters lie, None where it has none. `chains` are segments that may be
+    evaluated as one.
     """
 
     levels: tuple[Level, ...]
@@ -157,6 +158,7 @@ class Plan:
     incoming: tuple[Incoming, ...]
     rows: Mapping[tuple[int, str], tuple[str, int]]
     blocks: tuple[Block, ...]
+    at: tuple[tuple[int, int], ...]
     places: tuple[tuple[str, int] | None, ...]
     chains: tuple[Chain, ...]
 
@@ -279,8 +281,8 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
         for block, where in zip(blocks, places, strict=True)
         if block.owner is not None and where is not None
     }
-    incoming = _incoming(levels)
-    return Plan(levels, groups, incoming, rows, tuple(blocks), places, find_chains(levels, incoming))
+    incoming, at = _incoming(levels), tuple(place[i] for i in range(len(blocks)))
+    return Plan(levels, groups, incoming, rows, tuple(blocks), at, places, find_chains(levels, incoming))
 
 
 def _place(block: Block, level: Level, row: int) -> tuple[str, int] | None:

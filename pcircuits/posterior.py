@@ -25,7 +25,7 @@ class Posterior:
     def __init__(self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation) -> None:
         self.circuit, self.evidence = circuit, evidence
         self._evaluation, self._version = evaluation, circuit.version
-        self._log_evidence = evaluation.log_evidence
+        self._log_evidence = evaluation.log_evidence - circuit.log_partition()
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -148,20 +148,56 @@ class Posterior:
         shape = self._possible().values.shape
         if variables is not None and (variables.dtype != torch.bool or variables.shape != shape):
             raise ShapeError(f"`variables` must be a bool tensor of shape {tuple(shape)}, got {describe(variables)}")
-        if not isinstance(n, int) or n < 1:
-            raise ShapeError(f"`n` must be a positive integer, got {n!r}")
+        self._check_number(n)
         if not (temperature >= 0.0 and temperature < float("inf")):
             raise ShapeError(f"`temperature` must be finite and at least 0, got {temperature!r}")
         with torch.no_grad():
             return queries.sample(self._evaluation, n, generator, temperature, variables)
 
-    def mpe(self) -> MPE:
-        """A most probable completion of the evidence, its log probability `log p(x | evidence)`, and whether it is
-        proven to be the maximum.
+    def rsample(
+        self, n: int = 1, *, generator: torch.Generator | None = None, temperature: float = 1.0, hard: bool = True
+    ) -> Float[Tensor, "N B D V"] | list[Tensor]:
+        """`n` samples through which gradients flow, to parameters and soft evidence: (n, B, D, V) one-hot vectors,
+        float64, or a list with one entry a variable as of `marginals`: (n, B, V_i), or (n, B) of a Gaussian.
+
+        Branches and values are Gumbel-softmax draws at `temperature` (Jang et al. 2017). With `hard` they are exact
+        samples and their gradient is that of the relaxed draw (straight-through: biased); else the relaxed draws
+        themselves, near one-hot at low temperatures. Gaussian values are reparameterised.
+
+        Raises:
+            StructureError: a continuous family other than Gaussian.
         """
         self._possible()
+        self._check_number(n)
+        if not 0.0 < temperature < float("inf"):
+            raise ShapeError(f"`temperature` must be positive and finite, got {temperature!r}")
+        return queries.rsample(self._evaluation, n, generator, temperature, hard)
+
+    def mpe(self, *, marginalize: Bool[Tensor, "B D"] | None = None, search: int = 0) -> MPE:
+        """A most probable completion of the evidence, its log probability `log p(x | evidence)`, whether it is proven
+        to be the maximum, and a certified upper bound of the maximum.
+
+        Args:
+            marginalize: True for unobserved variables to sum out rather than maximise (marginal MAP): `log_prob` is of
+                the others alone, and the values of these are 0.
+            search: of rows that stay open, how many partial assignments branch and bound may evaluate to raise the
+                lower bound and shrink the upper one.
+        """
+        evidence = self._possible()
+        if marginalize is not None and (marginalize.dtype != torch.bool or marginalize.shape != evidence.values.shape):
+            raise ShapeError(
+                f"`marginalize` must be a bool tensor of shape {tuple(evidence.values.shape)}, got "
+                f"{describe(marginalize)}"
+            )
+        if not isinstance(search, int) or search < 0:
+            raise ShapeError(f"`search` must be an integer of at least 0, got {search!r}")
         with torch.no_grad():
-            return queries.mpe(self.circuit, self.evidence, self.log_evidence)
+            return queries.mpe(self.circuit, evidence, self.log_evidence, marginalize, search)
+
+    @staticmethod
+    def _check_number(n: int) -> None:
+        if not isinstance(n, int) or n < 1:
+            raise ShapeError(f"`n` must be a positive integer, got {n!r}")
 
     def _possible(self) -> Evidence:
         self._require_fresh()

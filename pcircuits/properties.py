@@ -6,7 +6,8 @@ import torch
 
 from pcircuits.circuit import Circuit
 from pcircuits.evidence import Evidence
-from pcircuits.queries.determinism import is_deterministic
+from pcircuits.operations.signed import SignedFunction
+from pcircuits.queries import determinism
 
 
 class Properties(NamedTuple):
@@ -15,8 +16,9 @@ class Properties(NamedTuple):
     smooth: the children of a sum have the same variables. decomposable: those of a product share none. The two give
     evidence, marginals, conditionals and samples.
     structured_decomposable: equal sets of variables split alike; products of two such circuits stay small.
-    deterministic: no input makes two children of a sum positive, so `mpe` is exact. None: no proof was found.
-    normalised: the values of all worlds sum to one.
+    deterministic: no input makes two children of a sum positive, so that `mpe` and `entropy` are exact. False: some
+    input does. None: unknown, a region mixes several partitions.
+    normalised: the values of all worlds sum to one, as they do but in products of circuits.
     """
 
     smooth: bool
@@ -33,11 +35,12 @@ def check(circuit: Circuit, *, tolerance: float = 1e-5) -> Properties:
     Circuits are smooth and decomposable by construction: no RegionGraph makes others.
     """
     nothing = Evidence.nothing(1, circuit.num_variables, circuit.device)
-    log_z = circuit.condition(nothing).log_evidence
+    function = isinstance(circuit, SignedFunction)
+    log_z = circuit.log_partition() + (0.0 if function else circuit.condition(nothing).log_evidence[0])
     return Properties(
         smooth=True,
         decomposable=True,
         structured_decomposable=circuit.graph.is_structured_decomposable,
-        deterministic=is_deterministic(circuit.plan, circuit.prepared()) or None,
-        normalised=bool((log_z.abs() <= tolerance).all()),
+        deterministic=determinism(circuit.plan, circuit.prepared()),
+        normalised=not function and bool(log_z.abs() <= tolerance),
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 
 from pcircuits.distributions import InputFamily, draw
+from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
 from pcircuits.kernels.chain import cpu as cpu_chain
@@ -381,3 +382,113 @@ class Bound(Log):
     """
 
     _maximise = True
+
+
+class Gumbel(Log):
+    """On the way down each flow is replaced by a draw from it, relaxed to be differentiable (Gumbel-softmax, Jang et
+    al. 2017): `softmax((log flow + noise) / temperature)`. `hard` draws are one-hot, and have the relaxed gradient.
+    """
+
+    def __init__(self, temperature: float, hard: bool, generator: torch.Generator | None) -> None:
+        self.temperature, self.hard, self.generator = temperature, hard, generator
+
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        shares, _ = super().sum_flows(weights, product, raw, flows, False)
+        return self.relaxed(shares), None
+
+    def mixing_flows(
+        self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        shares, _ = super().mixing_flows(weights, terms, raw, flows, False)
+        arity = shares.shape[0]
+        drawn = self.relaxed(shares.movedim(0, -1).flatten(-2))
+        return drawn.unflatten(-1, (-1, arity)).movedim(-1, 0), None
+
+    def relaxed(self, shares: Float[Tensor, "*A J"]) -> Float[Tensor, "*A J"]:
+        """A draw with probabilities proportional to the shares, times their total."""
+        total = shares.sum(-1, keepdim=True)
+        possible = shares > 0
+        log = torch.where(possible, torch.where(possible, shares, 1.0).log(), -torch.inf)
+        log = torch.where(total > 0, log, 0.0)
+        noise = torch.rand(shares.shape, dtype=shares.dtype, device=shares.device, generator=self.generator)
+        noise = -(-noise.clamp_min(torch.finfo(shares.dtype).tiny).log()).log()
+        soft = ((log + noise) / self.temperature).softmax(-1)
+        if self.hard:
+            one_hot = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
+            soft = one_hot + soft - soft.detach()
+        return soft * total
+
+
+class Signed:
+    """Real values with largest size one per region and sample, in float64, and their log scale.
+
+    Weights and values may be negative, so there are no flows, no draws and no proof against cancellation: a result is
+    right to rounding of the largest term of its sums. `root` is the logarithm of its size; of `non_negative` circuits,
+    whose negative results are rounding, `-inf` there.
+    """
+
+    exact = True
+    memory = Memory()
+
+    def __init__(self, *, non_negative: bool = False) -> None:
+        self.non_negative = non_negative
+
+    def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        if evidence.latent is not None:
+            raise StructureError("`latent` potentials belong to circuits of non-negative weights")
+        return self.normalise(self.input_values(family, prepared, rows, evidence))
+
+    def input_values(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        """Of families whose units may be negative (`signed_values`), or of log values."""
+        if (signed := getattr(family, "signed_values", None)) is not None:
+            return Values(*signed(prepared, rows, evidence))
+        log_values = family.log_values(prepared, rows, evidence, False)
+        peak = finite(log_values.detach().amax(-1))
+        return Values((log_values - peak.unsqueeze(-1)).exp(), peak)
+
+    def product(self, kind: str, children: Sequence[Values]) -> Values:
+        first, *rest = children
+        if kind == "kronecker":
+            pairs = (first.v.unsqueeze(-1) * rest[0].v.unsqueeze(-2)).flatten(-2)
+            return self.normalise(Values(pairs, first.s + rest[0].s))
+        for child in rest:
+            first = self.normalise(Values(first.v * child.v, first.s + child.s))
+        return first
+
+    def dense_sum(self, weights: SumWeights, product: Values) -> Values:
+        if weights.gates is not None:
+            raise StructureError("`gates` belong to circuits of non-negative weights")
+        return self.normalise(Values(linear_sum(weights.linear.double(), product.v), product.s))
+
+    def mixing_terms(self, children: Sequence[Values]) -> Values:
+        scale = torch.stack([c.s for c in children]).detach()
+        top = scale.amax(0)
+        terms = [c.v * (c.s - top).exp().unsqueeze(-1) for c in children]
+        return Values(torch.stack(terms), top)
+
+    def mix(self, weights: SumWeights, terms: Values) -> Values:
+        shares = weights.linear.double().movedim(-1, 0).unsqueeze(2)
+        return self.normalise(Values((shares * terms.v).sum(0), terms.s))
+
+    def normalise(self, raw: Values) -> Values:
+        peak = raw.v.detach().abs().amax(-1, keepdim=True)
+        peak = torch.where(peak > 0, peak, 1.0)
+        return Values(raw.v / peak, raw.s + peak.squeeze(-1).log())
+
+    def root(self, values: Values) -> Float[Tensor, " B"]:
+        v, s = values.v[0, :, 0], values.s[0]
+        size = v if self.non_negative else v.abs()
+        possible = size > 0
+        return torch.where(possible, torch.where(possible, size, 1.0).log() + s, -torch.inf)
+
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        raise StructureError("flows are shares of non-negative terms; this circuit has signed weights")
+
+    mixing_flows = sum_flows
+
+    def choose(self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None) -> Tensor:
+        raise StructureError("branches are drawn by non-negative weights; this circuit has signed weights")

@@ -32,6 +32,7 @@ ORDER = (
     ("evaluator",),
     ("statistics",),
     ("queries", "posterior", "circuit", "hmm", "torch_distribution"),
+    ("operations",),
     ("properties",),
     ("learning",),
     ("io", "interop", "plot", "testing", "tabular"),

@@ -218,7 +218,7 @@ class Discrete(InputFamily):
         groups = self._by_group(prepared, rows, evidence) if evidence.soft.any() else []
         found = []
         for log in (part.double() for part in prepared.log_chunks()):
-            free = log.amax(-1) if maximise else log.logsumexp(-1)
+            free = log.amax(-1) if maximise else logsumexp(log)
             values = torch.where(hard, _gather(log.mT, rows, integers), free[rows].unsqueeze(1))
             for group, soft, likeliest in groups:
                 reduced = _log_maximum(log[group], soft, likeliest) if maximise else _log_sum(log[group], soft)

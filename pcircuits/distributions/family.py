@@ -40,6 +40,7 @@ class InputFamily(ABC):
     is_integer: ClassVar[bool] = False  # of families that are not discrete: whether values are integers, without bound
     learns_by_em: ClassVar[bool] = True  # whether statistics of a fixed size determine the parameters
     fixed: ClassVar[frozenset[str]] = frozenset()  # names of parameters that no learner changes
+    is_normal: ClassVar[bool] = False  # given a unit, the variable is its mean plus its deviation times normal noise
 
     @property
     def is_discrete(self) -> bool:

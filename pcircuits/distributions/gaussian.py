@@ -29,6 +29,7 @@ class Gaussian(ExponentialFamily):
     scale: float = 1.0
     min_std: float = 1e-3
     name = "gaussian"
+    is_normal = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.loc) and math.isfinite(self.scale) and self.scale > self.min_std > 0):

@@ -22,6 +22,7 @@ class LogNormal(Gaussian):
     scale: float = 1.0
     min_std: float = 1e-3
     name = "log_normal"
+    is_normal = False
 
     @classmethod
     def from_data(cls, x: Tensor) -> "LogNormal":

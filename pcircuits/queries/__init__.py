@@ -1,13 +1,14 @@
 """Exact questions, one a file: pure functions of an evaluation or a circuit."""
 
-from pcircuits.queries.determinism import is_deterministic
-from pcircuits.queries.entropy import Estimate, entropy
+from pcircuits.queries.determinism import determinism, is_deterministic
+from pcircuits.queries.entropy import Estimate, entropy, row_derivatives
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.marginal import Moments, free_marginals, marginals
 from pcircuits.queries.match_marginals import Projection, match_marginals, project_marginals
-from pcircuits.queries.moments import covariance, moment
+from pcircuits.queries.moments import covariance, moment, moments_of
 from pcircuits.queries.mpe import MPE, mpe
 from pcircuits.queries.pair import mutual_information, pair_marginals
+from pcircuits.queries.rsample import rsample
 from pcircuits.queries.sample import sample
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Moments",
     "Projection",
     "covariance",
+    "determinism",
     "entropy",
     "free_marginals",
     "is_deterministic",
@@ -23,9 +25,12 @@ __all__ = [
     "marginals",
     "match_marginals",
     "moment",
+    "moments_of",
     "mpe",
     "mutual_information",
     "pair_marginals",
     "project_marginals",
+    "row_derivatives",
+    "rsample",
     "sample",
 ]

@@ -17,9 +17,13 @@ from pcircuits.types import Float, Tensor
 
 def moment(evaluation: Evaluation, order: int) -> Float[Tensor, "B D"]:
     """`E[X_i^order | e]` of every variable, discrete ones counting as the numbers 0..V-1."""
+    return moments_of(marginals(evaluation), order)
+
+
+def moments_of(found: Float[Tensor, "B D V"] | list[Tensor | Moments], order: int) -> Float[Tensor, "B D"]:
+    """Moments from marginals."""
     if not isinstance(order, int) or order < 1:
         raise ShapeError(f"`order` must be a positive integer, got {order!r}")
-    found = marginals(evaluation)
     return torch.stack([_moment(m, order) for m in (found.unbind(1) if isinstance(found, Tensor) else found)], 1)
 
 

@@ -7,6 +7,8 @@ from pcircuits.evaluator import Evaluation, Pass, select
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Bool, Shaped, Tensor
 
+_CHUNK_ELEMENTS = 1 << 22
+
 
 def sample(
     evaluation: Evaluation,
@@ -15,8 +17,28 @@ def sample(
     temperature: float,
     variables: Bool[Tensor, "B D"] | None = None,
 ) -> Shaped[Tensor, "N B D"]:
-    """`n` samples a batch row; with `variables` of these only, the others stay zero."""
+    """`n` samples a batch row; with `variables` of these only, the others stay zero. As many at a time as fit into
+    temporaries of bounded size: memory grows with what is returned.
+    """
+    step = max(1, _CHUNK_ELEMENTS // (evaluation.fast.evidence.batch_size * _widest(evaluation.fast.plan)))
+    sizes = [min(step, n - start) for start in range(0, n, step)]
+    return torch.cat([_together(evaluation, size, generator, temperature, variables) for size in sizes])
 
+
+def _widest(plan: Plan) -> int:
+    """The most child values that the sums of one level draw from, a sample."""
+    inner = [level for level in plan.levels if not isinstance(level, InputLevel)]
+    widths = [plan.groups[x.weights.group].num_children if x.weights else x.num_units for x in inner]
+    return max((x.num_rows * width for x, width in zip(inner, widths, strict=True)), default=1)
+
+
+def _together(
+    evaluation: Evaluation,
+    n: int,
+    generator: torch.Generator | None,
+    temperature: float,
+    variables: Bool[Tensor, "B D"] | None,
+) -> Shaped[Tensor, "N B D"]:
     def of(p: Pass) -> Tensor:
         return decode(p, n, generator, temperature, variables)
 

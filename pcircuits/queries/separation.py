@@ -32,12 +32,12 @@ def allowed_values(plan: Plan, prepared: Mapping[str, Any]) -> list[Bool[Tensor,
             continue
         children = [_gather(g, allowed) for g in level.children]
         if isinstance(level, MixingLevel):
-            mixed = torch.stack(children, 2) & (level_weights(level, prepared).linear > 0)[..., None, None]
+            mixed = torch.stack(children, 2) & (level_weights(level, prepared).linear != 0)[..., None, None]
             allowed.append(mixed.any(2))
             continue
         product = _product(level.product, children)
         if level.weights is not None:
-            positive = (level_weights(level, prepared).linear > 0).to(torch.float32)
+            positive = (level_weights(level, prepared).linear != 0).to(torch.float32)
             product = (positive @ product.flatten(2).to(torch.float32) > 0).unflatten(2, (variables, values))
         allowed.append(product)
     return allowed
@@ -50,7 +50,7 @@ def separated_mixing(
     if not allowed:
         return None
     children = [_gather(g, allowed) for g in level.children]
-    positive = level_weights(level, prepared).linear > 0
+    positive = level_weights(level, prepared).linear != 0
     together = torch.zeros_like(positive[:, :, :1].expand(-1, -1, positive.shape[1]))
     for a, first in enumerate(children):
         for b, second in enumerate(children):

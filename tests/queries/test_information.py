@@ -22,7 +22,7 @@ def possible_case(data: st.DataObject, **kinds) -> tuple[pc.Circuit, pc.Evidence
     return circuit, evidence.rows(rows) if rows.any() else pc.Evidence.nothing(1, circuit.num_variables)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.data())
 def test_pair_marginals_and_mutual_information_equal_enumeration(data: st.DataObject) -> None:
     circuit, evidence = possible_case(data, inputs=["categorical", "bernoulli", "mixed"])
@@ -37,7 +37,7 @@ def test_pair_marginals_and_mutual_information_equal_enumeration(data: st.DataOb
     assert (posterior.mutual_information(first, second) >= 0).all()
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.data())
 def test_moments_and_covariances_equal_enumeration(data: st.DataObject) -> None:
     circuit, evidence = possible_case(data, inputs=["categorical", "bernoulli"])
@@ -99,7 +99,7 @@ def deterministic(data: st.DataObject) -> tuple[pc.Circuit, pc.Evidence]:
     return circuit, testing.example_evidence(circuit, kind, seed=data.draw(st.integers(0, 999)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_entropy_of_deterministic_circuits_equals_enumeration(data: st.DataObject) -> None:
     circuit, evidence = deterministic(data)

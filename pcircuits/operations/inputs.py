@@ -1,0 +1,222 @@
+"""Input families of products: what several input units multiply to, unnormalised."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from pcircuits.distributions import Gaussian, InputFamily, Picks, Smoothing
+from pcircuits.distributions.discrete import Discrete, Soft, Table
+from pcircuits.distributions.family import Rows
+from pcircuits.distributions.gaussian import Normal
+from pcircuits.errors import StructureError
+from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import finite, logsumexp
+from pcircuits.semiring import SumWeights
+from pcircuits.types import Bool, Float, Tensor
+from pcircuits.workspace import Memory
+
+_NO_PARAMETERS = "a product's inputs have no parameters of their own: they are computed from those of its factors"
+
+
+@dataclass(frozen=True)
+class Tabulated(Discrete):
+    """Non-negative functions of 0..V-1 that need not sum to one."""
+
+    num_categories: int
+    name = "tabulated"
+
+    def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
+        return parameters["log"]
+
+    def from_table(self, table: Float[Tensor, "G K V"]) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def scaled_values(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
+    ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
+        """As of any discrete family, but a missing variable has its total, not one."""
+        values, scale = super().scaled_values(prepared, rows, evidence, memory)
+        missing = ~(evidence.observed | evidence.soft)
+        if not missing.any():
+            return values, scale
+        total = prepared.linear.sum(1)[rows].unsqueeze(1)
+        return torch.where(missing.unsqueeze(-1), total, values), scale
+
+    def statistics(self, *args: Any) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def expected_log(self, prepared: Table, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        log = prepared.log.double()
+        share = (log - finite(logsumexp(log)).unsqueeze(-1)).exp()
+        missing = ~(evidence.observed | evidence.soft)
+        free = (share * finite(log)).sum(-1)[rows].unsqueeze(1)
+        return torch.where(missing.unsqueeze(-1), free, super().expected_log(prepared, rows, evidence))
+
+    def _weights_and_ratio(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, free: Soft, flows: Tensor
+    ) -> tuple[Tensor | float, Tensor]:
+        weights, shares = super()._weights_and_ratio(prepared, rows, evidence, free, flows)
+        if evidence.log_weights is not None:
+            return weights, shares
+        total = prepared.linear.sum(1)[rows[free.where[0]]].to(shares.dtype)
+        return weights, torch.where(total > 0, shares / torch.where(total > 0, total, 1.0), 0.0)
+
+
+def table_of(log: Float[Tensor, "G K V"]) -> Table:
+    """Units of any log values, not normalised."""
+    return Table(log.exp().mT.contiguous(), Tabulated(log.shape[-1]), {"log": log}, None)
+
+
+class Quadratics(NamedTuple):
+    """`f(x) = exp(square x^2 + slope x + constant)`, square < 0."""
+
+    square: Float[Tensor, "G K"]
+    slope: Float[Tensor, "G K"]
+    constant: Float[Tensor, "G K"]
+
+    @classmethod
+    def of(cls, normal: Normal) -> "Quadratics":
+        variance = normal.std.square()
+        constant = -0.5 * normal.mean.square() / variance - normal.std.log() - 0.5 * math.log(2 * math.pi)
+        return cls(-0.5 / variance, normal.mean / variance, constant)
+
+    def rows(self, index: Rows) -> "Quadratics":
+        return Quadratics(*(x[index].double().unsqueeze(1) for x in self))
+
+    @property
+    def mean(self) -> Tensor:
+        return -0.5 * self.slope / self.square
+
+    @property
+    def variance(self) -> Tensor:
+        return -0.5 / self.square
+
+    @property
+    def log_mode(self) -> Tensor:
+        return self.constant + 0.5 * self.slope * self.mean
+
+    @property
+    def log_integral(self) -> Tensor:
+        return self.log_mode + 0.5 * (-math.pi / self.square).log()
+
+
+@dataclass(frozen=True)
+class Quadratic(InputFamily):
+    """Products of Gaussian densities: unnormalised Gaussians."""
+
+    name = "quadratic"
+    is_normal = True
+
+    def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def prepare(self, parameters: dict[str, Tensor], support: Tensor | None) -> Quadratics:
+        raise StructureError(_NO_PARAMETERS)
+
+    def validate(self, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
+        Gaussian().validate(evidence, variables)
+
+    def dtype_of(self, prepared: Quadratics) -> torch.dtype:
+        return prepared.square.dtype
+
+    def log_values(
+        self, prepared: Quadratics, rows: Rows, evidence: InputEvidence, maximise: bool
+    ) -> Float[Tensor, "F B K"]:
+        f = prepared.rows(rows)
+        x = torch.where(evidence.observed, evidence.values, 0.0).double().unsqueeze(-1)
+        free = f.log_mode if maximise else f.log_integral
+        return torch.where(evidence.observed.unsqueeze(-1), (f.square * x + f.slope) * x + f.constant, free)
+
+    def posterior(
+        self, prepared: Quadratics, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
+    ) -> Float[Tensor, "F B 2"]:
+        f, hard = prepared.rows(rows), evidence.observed.unsqueeze(-1)
+        x = torch.where(evidence.observed, evidence.values, 0.0).to(flows.dtype).unsqueeze(-1)
+        first = torch.where(hard, x, f.mean.to(flows.dtype))
+        second = torch.where(hard, x.square(), (f.variance + f.mean.square()).to(flows.dtype))
+        return torch.stack([(flows * first).sum(-1), (flows * second).sum(-1)], -1)
+
+    def statistics(self, *args: Any) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def maximise(
+        self, prepared: Any, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None
+    ) -> dict[str, Tensor]:
+        raise StructureError(_NO_PARAMETERS)
+
+    def sample(
+        self,
+        prepared: Quadratics,
+        rows: Rows,
+        evidence: InputEvidence,
+        picks: Picks,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, " M"]:
+        row, batch, unit = picks
+        f = Quadratics(*(x[rows[row], unit] for x in prepared))
+        noise = torch.randn(f.mean.shape, dtype=f.mean.dtype, device=f.mean.device, generator=generator)
+        drawn = f.mean + (temperature * f.variance).sqrt() * noise
+        return torch.where(evidence.observed[row, batch], evidence.values[row, batch].to(drawn.dtype), drawn)
+
+    def overlap(self, prepared: Quadratics, rows: Rows) -> Bool[Tensor, "F K K"]:
+        units = prepared.square.shape[1]
+        return torch.ones(len(rows), units, units, dtype=torch.bool, device=prepared.square.device)
+
+    def expected_log(self, prepared: Quadratics, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        density = self.log_values(prepared, rows, evidence, False)
+        return torch.where(evidence.observed.unsqueeze(-1), density, prepared.rows(rows).log_mode - 0.5)
+
+
+def factor_family(first: InputFamily, second: InputFamily) -> InputFamily:
+    """The family of the products of two families' units.
+
+    Raises:
+        StructureError: there is no closed form for the two.
+    """
+    if isinstance(first, Discrete) and isinstance(second, Discrete) and first.num_categories == second.num_categories:
+        return Tabulated(first.num_categories)
+    if all(type(family) in (Gaussian, Quadratic) for family in (first, second)):
+        return Quadratic()
+    raise StructureError(f"the product of {first!r} and {second!r} has no closed form here")
+
+
+def multiply_units(first: Any, second: Any, rows: tuple[Tensor, Tensor]) -> Table | Quadratics:
+    """All products of a unit of one row and a unit of another: K_first K_second units, the second's fastest."""
+    if isinstance(first, Table):
+        return table_of(_outer(first.log[rows[0]], second.log[rows[1]]))
+    quadratics = (x if isinstance(x, Quadratics) else Quadratics.of(x) for x in (first, second))
+    return Quadratics(*(_outer(x[rows[0]], y[rows[1]]) for x, y in zip(*quadratics, strict=True)))
+
+
+def _outer(first: Float[Tensor, "F K *V"], second: Float[Tensor, "F L *V"]) -> Float[Tensor, "F N *V"]:
+    return (first.unsqueeze(2) + second.unsqueeze(1)).flatten(1, 2)
+
+
+def join_units(parts: Sequence[Any]) -> Any:
+    """Prepared rows below each other."""
+    if isinstance(parts[0], Table):
+        return table_of(torch.cat([part.log for part in parts]))
+    if isinstance(parts[0], SumWeights):
+        linear, log = (torch.cat([getattr(part, name) for part in parts]) for name in ("linear", "log"))
+        return SumWeights(linear, log, as_given=True)
+    return type(parts[0])(*(None if xs[0] is None else torch.cat(xs) for xs in zip(*parts, strict=True)))
+
+
+def unit_rows(prepared: Any, index: Tensor) -> Any:
+    """Some rows of a group's prepared parameters."""
+    if isinstance(prepared, Table):
+        return table_of(prepared.log[index])
+    if isinstance(prepared, SumWeights):
+        rows = prepared.rows(index)
+        return SumWeights(rows.linear, rows.log, as_given=True)
+    if not (isinstance(prepared, tuple) and hasattr(prepared, "_fields")):
+        raise StructureError(f"parameters prepared as {type(prepared).__name__} cannot be divided among circuits")
+    kind: Any = type(prepared)
+    return kind(*(None if x is None else x[index] for x in prepared))

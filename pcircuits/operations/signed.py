@@ -1,0 +1,121 @@
+"""Circuits whose sums have real weights: subtractive mixtures. They are functions; their squares are distributions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import nn
+
+from pcircuits.circuit import Circuit
+from pcircuits.distributions import InputFamily, Smoothing
+from pcircuits.errors import StructureError
+from pcircuits.evaluator import upward
+from pcircuits.evidence import Evidence
+from pcircuits.layers import ParameterGroup, SumGroup
+from pcircuits.posterior import Posterior
+from pcircuits.semiring import Signed, SumWeights
+from pcircuits.statistics import Statistics
+from pcircuits.structures import RegionGraph
+from pcircuits.types import Float, Shaped, Tensor
+from pcircuits.workspace import Workspace
+
+
+class SignedValue(NamedTuple):
+    """A real number as its sign and the natural logarithm of its size: `sign exp(log_abs)`."""
+
+    sign: Float[Tensor, " B"]
+    log_abs: Float[Tensor, " B"]
+
+
+class SignedSumGroup(ParameterGroup):
+    """Real weights of dense or mixing sums, `weights` (G, O, J)."""
+
+    def __init__(self, shape: Sequence[int], generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(*shape, generator=generator) / shape[-1] ** 0.5)
+
+    def prepare(self) -> SumWeights:
+        weights: Tensor = self.weights
+        if self.support is not None:
+            weights = torch.where(self.support, weights, 0.0)
+        return SumWeights(weights.double(), weights.detach().abs().log().double(), as_given=True)
+
+    def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
+        raise StructureError("real weights have no expected counts: train the square of the circuit with Adam")
+
+
+class SignedFunction(Circuit):
+    """A circuit whose values c(x) may be negative: a function, no distribution. What needs non-negative values is
+    refused by name: evidence, samples, marginals, MPE, EM.
+    """
+
+    def value(self, x: Shaped[Tensor, "B D"]) -> SignedValue:
+        """`c(x)` of complete values, (B, D), as sign and logarithm of its size, float64; differentiable."""
+        return self.value_under(Evidence(x))
+
+    def value_under(self, evidence: Evidence) -> SignedValue:
+        """The sum (integral) of c over the values that the evidence leaves open, weighted as it says."""
+        self._validate(evidence)
+        p = upward(self.plan, self.prepared(), evidence, Signed())
+        return SignedValue(p.records[-1].values.v[0, :, 0].sign(), p.log_evidence)
+
+    def log_partition(self) -> Float[Tensor, ""]:
+        """`log |sum_x c(x)|`; the sum itself may be negative, see `value_under`."""
+        return self.value_under(self._nothing()).log_abs[0]
+
+    def log_prob(self, x: Shaped[Tensor, "B D"], *, workspace: Workspace | None = None) -> Float[Tensor, " B"]:
+        self._refuse("log_prob")
+
+    def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
+        self._refuse("condition, and with it marginals, sample and mpe")
+
+    def statistics(self, *args: Any, **kwargs: Any) -> Statistics:
+        self._refuse("statistics, and with it EM")
+
+    def maximise(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("maximise, and with it EM")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise StructureError(
+            f"a circuit whose values may be negative is no distribution and has no {what}; "
+            "pcircuits.square(circuit) is one"
+        )
+
+
+class SignedCircuit(SignedFunction):
+    """A circuit whose sums have real weights, some negative: a function c(x), no distribution.
+
+    `pc.square(circuit)` is the distribution `c(x)^2 / Z`, which can need far fewer units than a circuit of
+    non-negative weights (Loconte et al. 2024).
+
+    Args:
+        graph, inputs, num_units, layer, seed, dtype: as of `Circuit`, but float64 by default, since differences of like
+            numbers lose digits. Weights start normally distributed.
+    """
+
+    def __init__(
+        self,
+        graph: RegionGraph,
+        inputs: InputFamily | Sequence[InputFamily],
+        *,
+        num_units: int | None = None,
+        layer: str | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        sum_ties: Mapping[int, str] | None = None,
+        input_ties: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(
+            graph,
+            inputs,
+            num_units=num_units,
+            layer=layer,
+            seed=seed,
+            dtype=dtype,
+            sum_ties=sum_ties,
+            input_ties=input_ties,
+        )
+        generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed)
+        for name, group in list(self.named_groups()):
+            if isinstance(group, SumGroup):
+                self.groups[name] = SignedSumGroup(group.log_weights.shape, generator).to(dtype)

@@ -1,0 +1,193 @@
+"""Signed circuits and their squares: exact values and partitions, samples by conditionals, training, refusals."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pcircuits as pc
+from pcircuits import testing
+from pcircuits.testing.enumeration import Enumeration
+
+
+def signed_circuit(
+    structure: str = "binary_tree", layer: str = "cp", kind: str = "categorical", variables: int = 3, seed: int = 0
+) -> pc.SignedCircuit:
+    plain = testing.example_circuit(structure, layer, kind, num_variables=variables, num_units=2, seed=seed)
+    return pc.SignedCircuit(plain.graph, plain.inputs, num_units=plain.num_units, layer=layer, seed=seed)
+
+
+@st.composite
+def signed_circuits(draw) -> pc.SignedCircuit:
+    structure = draw(st.sampled_from(["binary_tree", "chain", "hclt", "factorized"]))
+    kind = draw(st.sampled_from(["categorical", "bernoulli"]))
+    return signed_circuit(
+        structure, draw(st.sampled_from(testing.LAYERS)), kind, draw(st.integers(1, 4)), draw(st.integers(0, 999))
+    )
+
+
+def values(circuit: pc.SignedCircuit) -> torch.Tensor:
+    found = circuit.value(testing.worlds(circuit))
+    return (found.sign * found.log_abs.exp()).detach()
+
+
+def by_hand(circuit: pc.SignedCircuit, x: torch.Tensor) -> torch.Tensor:
+    """The circuit block by block in plain arithmetic: no plan levels, no scales."""
+    plan, prepared, found = circuit.plan, circuit.prepared(), []
+    for block, place in zip(plan.blocks, plan.places, strict=True):
+        if block.kind == "input":
+            group, row = place
+            found.append(prepared[group].log.exp()[row].mT[x[:, block.variable]].double())
+            continue
+        children = [found[c] for c in block.children]
+        weights = None if place is None else prepared[place[0]].linear[place[1]].double()
+        if block.kind == "kronecker":
+            product = torch.einsum("bi,bj->bij", *children).flatten(1)
+        else:
+            product = math.prod(children[1:], start=children[0])
+        found.append(product if weights is None else product @ weights.mT)
+    return found[-1].squeeze(-1).detach()
+
+
+@settings(max_examples=25)
+@given(signed_circuits())
+def test_a_signed_circuit_is_its_plain_arithmetic_and_its_square_is_the_pointwise_square(c: pc.SignedCircuit) -> None:
+    worlds, plain = testing.worlds(c), by_hand(c, testing.worlds(c))
+    assert torch.allclose(values(c), plain, atol=1e-10, rtol=1e-9)
+    total = c.value_under(pc.Evidence.nothing(1, c.num_variables))
+    assert (total.sign * total.log_abs.exp()).item() == pytest.approx(plain.sum().item(), abs=1e-9)
+    square = pc.square(c)
+    want = plain.square() / plain.square().sum()
+    assert math.isclose(square.log_partition().exp().item(), plain.square().sum().item(), rel_tol=1e-9)
+    assert torch.allclose(square.log_prob(worlds).exp(), want, atol=1e-10)
+    assert torch.allclose(square.condition(pc.Evidence(worlds)).log_evidence.exp(), want, atol=1e-10)
+
+
+@settings(max_examples=25)
+@given(signed_circuits(), st.data())
+def test_posteriors_of_squares_equal_enumeration(c: pc.SignedCircuit, data) -> None:
+    square, worlds = pc.square(c), testing.worlds(c)
+    evidence = data.draw(testing.evidences(square, kinds=["missing", "hard", "soft", "mixed"]))
+    joint = Enumeration._log_weights(_WorldsOf(square, evidence), worlds) + square.log_prob(worlds).detach()
+    posterior = square.condition(evidence)
+    assert torch.allclose(posterior.log_evidence.exp(), joint.logsumexp(-1).exp(), atol=1e-9)
+    rows = joint.logsumexp(-1) > -12
+    if not rows.any():
+        return
+    posterior, p = square.condition(evidence.rows(rows)), joint[rows].softmax(-1)
+    marginals = posterior.marginals()
+    for variable in range(c.num_variables):
+        one_hot = torch.nn.functional.one_hot(worlds[:, variable], c.inputs[variable].num_categories).double()
+        assert torch.allclose(marginals[:, variable], p @ one_hot, atol=1e-8)
+    assert torch.allclose(posterior.moment(2), p @ worlds.double() ** 2, atol=1e-7)
+
+
+class _WorldsOf:
+    """What the oracle's weights of worlds are worked out from."""
+
+    def __init__(self, circuit: pc.Circuit, evidence: pc.Evidence) -> None:
+        self.circuit, self.evidence, self.edges = circuit, evidence, {}
+
+
+def test_samples_of_squares_fit_the_exact_distribution() -> None:
+    square = pc.square(signed_circuit("chain", "cp-t", "categorical", 3, seed=5))
+    worlds = testing.worlds(square)
+    observed = torch.tensor([[False, False, False], [False, True, False]])
+    evidence = pc.Evidence(torch.ones(2, 3, dtype=torch.long), observed=observed)
+    posterior = square.condition(evidence)
+    x = posterior.sample(3000, generator=torch.Generator().manual_seed(0))
+    assert x.shape == (3000, 2, 3) and (x[:, 1, 1] == 1).all()
+    index = (x * torch.tensor([9, 3, 1])).sum(-1)
+    for row in range(2):
+        p = posterior.log_prob(worlds.unsqueeze(1).expand(-1, 2, -1)).exp()[:, row].detach()
+        counts = torch.bincount(index[:, row], minlength=27).double()
+        assert not counts[p < 1e-12].any()
+        kept = p * 3000 > 5
+        statistic = ((counts - 3000 * p).square() / (3000 * p))[kept].sum()
+        assert statistic < kept.sum() + 5 * (2 * kept.sum()).sqrt()
+    far = posterior.log_prob(worlds.unsqueeze(1).expand(-1, 2, -1))[:, 0].exp()
+    assert (far - 1 / 27).abs().max() > 0.05, "a uniform sampler must not pass"
+
+
+def test_gaussian_squares_integrate_as_quadrature_and_sample_by_their_distribution_function() -> None:
+    square = pc.square(signed_circuit("factorized", "cp-t", "gaussian", 2, seed=3))
+    grid = torch.linspace(-9, 9, 401, dtype=torch.float64)
+    with torch.no_grad():
+        density = square.log_prob(torch.cartesian_prod(grid, grid)).exp().view(401, 401)
+    assert torch.trapezoid(torch.trapezoid(density, grid), grid).item() == pytest.approx(1.0, abs=1e-8)
+    first = torch.trapezoid(density, grid)
+    mean = torch.trapezoid(first * grid, grid)
+    moments = square.marginals()[0]
+    assert moments.mean.item() == pytest.approx(mean.item(), abs=1e-7)
+    x = square.sample(4000, generator=torch.Generator().manual_seed(0))[:, 0]
+    below = torch.cumulative_trapezoid(first, grid)
+    for quantile in (0.1, 0.5, 0.9):
+        place = grid[1:][below >= quantile][0]
+        assert abs((x < place).double().mean() - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 4000) + 0.01
+
+
+def test_a_square_learns_by_adam_and_trains_the_signed_circuit() -> None:
+    c = signed_circuit("binary_tree", "cp", "categorical", 3, seed=1)
+    square, data = pc.square(c), torch.tensor([[0, 1, 2], [0, 1, 2], [2, 0, 1]] * 4)
+    before, weights = square.log_prob(data).mean().item(), next(iter(c.parameters())).clone()
+    pc.fit(square, data, learner=pc.Adam(lr=0.05), epochs=30, progress=False)
+    assert square.log_prob(data).mean().item() > before + 0.5
+    assert not torch.equal(weights, next(iter(c.parameters())))
+    assert abs(square.log_prob(testing.worlds(square)).logsumexp(0).item()) < 1e-9
+
+
+def test_products_of_a_square_with_a_circuit_are_distributions_and_with_a_signed_one_are_not() -> None:
+    c, plain = signed_circuit(), testing.example_circuit(num_variables=3, dtype=torch.float64)
+    product, worlds = pc.multiply(pc.square(c), plain), testing.worlds(plain)
+    want = values(c).square() * plain.log_prob(worlds).exp().detach()
+    assert torch.allclose(product.log_prob(worlds).exp(), want / want.sum(), atol=1e-10)
+    posterior = product.condition(pc.Evidence(worlds[:1], observed=torch.tensor([[True, False, False]])))
+    first = worlds[:, 0] == 0
+    assert posterior.log_evidence.exp().item() == pytest.approx((want[first].sum() / want.sum()).item(), abs=1e-10)
+    function = pc.multiply(c, plain)
+    found = function.value(worlds)
+    assert torch.allclose(found.sign * found.log_abs.exp(), values(c) * plain.log_prob(worlds).exp(), atol=1e-10)
+    with pytest.raises(pc.StructureError, match=r"square\(circuit\) is one"):
+        function.condition(pc.Evidence(worlds))
+
+
+def test_what_needs_non_negative_weights_is_refused_by_name() -> None:
+    c = signed_circuit()
+    square, x = pc.square(c), torch.zeros(1, 3, dtype=torch.long)
+    for query in (lambda: c.log_prob(x), c.sample, c.marginals, c.mpe, lambda: c.statistics(x)):
+        with pytest.raises(pc.StructureError, match="may be negative"):
+            query()
+    posterior = square.condition(pc.Evidence.nothing(1, 3))
+    for query in (posterior.mpe, posterior.covariance, posterior.entropy, posterior.rsample):
+        with pytest.raises(pc.StructureError, match="signed"):
+            query()
+    with pytest.raises(pc.StructureError, match="train it with Adam"):
+        square.statistics(x)
+    for operation in (lambda: pc.marginalize(square, [0]), lambda: pc.kl_divergence(square, square)):
+        with pytest.raises(pc.StructureError, match="non-negative weights"):
+            operation()
+    with pytest.raises(pc.StructureError, match="inner products are of distributions"):
+        pc.inner_product(c, c)
+    with pytest.raises(pc.StructureError, match="temperatures"):
+        posterior.sample(temperature=0.5)
+    with pytest.raises(pc.ParameterError, match="save writes"):
+        pc.save(square, "nowhere")
+    assert not pc.check(c).normalised
+
+
+@pytest.mark.parametrize("layer", testing.LAYERS)
+def test_the_derivative_circuit_is_autograd(layer: str) -> None:
+    circuit = testing.example_circuit("binary_tree", layer, "mixed", seed=2, dtype=torch.float64)
+    x = testing.example_evidence(circuit, "observed", seed=1).values.clone().requires_grad_()
+    (want,) = torch.autograd.grad(circuit.log_prob(x).exp().sum(), x)
+    derivative = pc.differentiate(circuit, 1)
+    found = derivative.value(x.detach())
+    assert torch.allclose(found.sign * found.log_abs.exp(), want[:, 1], atol=1e-12)
+    nothing = derivative.value_under(pc.Evidence.nothing(1, 4))
+    assert nothing.log_abs.isneginf().all()
+    with pytest.raises(pc.StructureError, match="Gaussian"):
+        pc.differentiate(circuit, 0)
+    with pytest.raises(pc.ShapeError, match="variables are"):
+        pc.differentiate(circuit, 9)
