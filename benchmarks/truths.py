@@ -19,7 +19,7 @@ from tqdm import tqdm
 import pcircuits as pc
 from benchmarks import record, truths_plot, truths_tables
 from benchmarks.truths_laws import Distance, Rule, StepLaw, distance, some_orders
-from benchmarks.truths_priors import exact_hmm, fitted_hmm, uniform_hmm
+from benchmarks.truths_priors import exact_hmm, fitted_hmm, rows_hmm, uniform_hmm
 from benchmarks.truths_tasks import Oracle, Truth, latin_squares, permutations, sudoku_grids, sudoku_puzzles
 from benchmarks.truths_transformer import train_transformer
 from pcircuits_diffusion.backbone import Backbone
@@ -33,7 +33,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     "projected, 20 sweeps": {"coupling": "projected", "sweeps": 20},
 }
 TRANSFORMED = ("permutations of 5",)  # tasks that a trained backbone sees too
-GIVENS = {4: (1, 2, 4, 8, 12), 8: (1, 2, 4, 8), 12: (1, 2, 4)}  # of sudoku, and the steps that its blanks are drawn in
+ENOUGH = 0.999  # validity of a circuit that is the exact law
 MOST_POSITIONS = 5  # whose orders are all counted
 SHORT = 4  # positions; only so short outputs see many sweeps
 MOST_STATES = 512  # circuits with more are asked in one step only, where no orders need be sampled
@@ -55,7 +55,9 @@ class Question(NamedTuple):
 
 
 class Row(NamedTuple):
-    """`states` 0: no circuit. `enough`: the circuit is the exact law. `alone`: validity of the circuit's samples."""
+    """`states` 0: no circuit; n 2^(n-1) on grids of n by n: of valid rows, not by EM. `enough`: the circuit is the
+    exact law. `alone`: validity of the circuit's samples.
+    """
 
     task: str
     backbone: str
@@ -101,7 +103,8 @@ def questions(options: argparse.Namespace) -> list[Question]:
         whole(permutations(4), (4, 8, 16), (1, 2, 4)),
         whole(permutations(5), (8, 16, 32, 64), (1, 2, 3, 5)),
         whole(latin, (16, 64, 256), (1, 2, 4, 8, 16)),
-        *(puzzles(sudoku, givens, (16, 64, 256), steps) for givens, steps in GIVENS.items()),
+        whole(sudoku, (16, 64, 256), (1, 2, 4, 8, 16)),
+        puzzles(sudoku, 4, (16, 64, 256), (1, 2, 4, 8, 12)),
         first_row_given(latin, (16, 64, 256), (1, 2, 4, 8, 12)),
         whole(permutations(7), (16, 64, 128), (1, 2, 4, 7)),
     ]
@@ -109,7 +112,8 @@ def questions(options: argparse.Namespace) -> list[Question]:
 
 def measured(question: Question, backbone: Backbone, name: str, options: argparse.Namespace) -> list[Row]:
     """From the work file where it has the task, else worked out and added to it."""
-    key = [question.name, name, options.seed, options.orders, options.epochs]
+    orders = None if question.exact else options.orders
+    key = [question.name, name, options.seed, orders, options.epochs]
     lines = options.work.read_text(encoding="utf-8").splitlines() if options.work and options.work.is_file() else []
     for line in map(json.loads, lines):
         if line["key"] == key:
@@ -128,9 +132,9 @@ def measure(question: Question, backbone: Backbone, name: str, options: argparse
     """The backbone alone, then every coupling of every circuit."""
     yield Row(question.name, name, "backbone alone", 0, False, None, distances(question, backbone, factorised, options))
     for states, prior in circuits(question, options):
-        enough = states not in question.states
         with torch.no_grad():
             alone = float(prior.log_prob(question.truth.valid).exp().sum())
+        enough = alone > ENOUGH
         for coupling, settings in COUPLINGS.items():
             if settings.get("sweeps", 1) > 1 and question.truth.length > SHORT:
                 continue
@@ -142,6 +146,9 @@ def measure(question: Question, backbone: Backbone, name: str, options: argparse
 def circuits(question: Question, options: argparse.Namespace) -> Iterator[tuple[int, pc.HMM]]:
     for states in question.states:
         yield states, fitted_hmm(question.truth, states, epochs=options.epochs, seed=options.seed).requires_grad_(False)
+    if question.truth.length == question.truth.num_symbols**2:
+        rows = rows_hmm(question.truth).requires_grad_(False)
+        yield rows.num_units, rows
     exact = exact_hmm(question.truth).requires_grad_(False)
     yield exact.num_units, exact
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
-from benchmarks.truths_tasks import Oracle, Truth
+from benchmarks.truths_tasks import Oracle, Truth, permutations
 from pcircuits import learning
 
 SMOOTHING = 0.01
@@ -40,6 +40,25 @@ def exact_hmm(truth: Truth) -> pc.HMM:
         states,
         int(states.max()) + 1,
         truth.num_symbols,
+        length=truth.length,
+        smoothing=0.0,
+        initial="first",
+    ).double()
+
+
+def rows_hmm(truth: Truth) -> pc.HMM:
+    """Grids of n by n whose rows are permutations, by the n 2^(n-1) states of one row: of columns it knows only how a
+    row starts after the last symbol of the one before.
+    """
+    n = truth.num_symbols
+    row = permutations(n)
+    states = exact_states(row)
+    index = (truth.valid.view(-1, n, 1, n) == row.valid).all(-1).int().argmax(-1)
+    return learning.hmm_from_states(
+        truth.valid,
+        states[index].flatten(1),
+        int(states.max()) + 1,
+        n,
         length=truth.length,
         smoothing=0.0,
         initial="first",

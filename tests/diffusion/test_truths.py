@@ -11,7 +11,7 @@ import torch
 import pcircuits as pc
 from benchmarks import truths
 from benchmarks.truths_laws import StepLaw, all_orders, distance, some_orders
-from benchmarks.truths_priors import exact_hmm, exact_states, fitted_hmm, uniform_hmm
+from benchmarks.truths_priors import exact_hmm, exact_states, fitted_hmm, rows_hmm, uniform_hmm
 from benchmarks.truths_tasks import Oracle, latin_squares, permutations, sudoku_grids, sudoku_puzzles
 from pcircuits_diffusion.evaluate.rules import factorised
 from pcircuits_diffusion.head import CoupledHead
@@ -32,6 +32,14 @@ def test_exact_circuit(n: int, states: int) -> None:
     assert len(exact_states(truth).unique()) == states == n * 2 ** (n - 1)
     log_prob = exact_hmm(truth).log_prob(truth.valid)
     assert torch.allclose(log_prob, torch.full_like(log_prob, -math.lgamma(n + 1)), atol=1e-6)
+
+
+def test_rows_circuit_has_valid_rows() -> None:
+    circuit = rows_hmm(latin_squares()).requires_grad_(False)
+    assert circuit.num_units == 32
+    rows = circuit.sample(50, generator=torch.Generator().manual_seed(0)).view(-1, 4)
+    assert (rows.sort(1).values == torch.arange(4)).all()
+    assert float(circuit.log_prob(latin_squares().valid).mean()) >= -4 * math.log(24)
 
 
 def test_oracle_is_the_conditional_of_the_truth() -> None:
