@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import truncnorm
 from torch import Tensor
 
 import pcircuits as pc
@@ -49,11 +50,22 @@ def counts_by_enumeration(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tens
 
 def moments(circuit: pc.Circuit, evidence: pc.Evidence, node: Node, flows: Tensor) -> Tensor:
     prepared, row = circuit.prepared()[node.group], node.row
-    mean, std = prepared.mean[row].double(), prepared.std[row].double()
+    mean, std = prepared.mean[row].detach().double(), prepared.std[row].detach().double()
     seen = evidence.observed[:, node.variable].unsqueeze(-1)
     x = torch.where(seen, evidence.values[:, node.variable].double().unsqueeze(-1), 0.0)
-    first, second = torch.where(seen, x, mean), torch.where(seen, x.square(), mean.square() + std.square())
+    free = mean, mean.square() + std.square()
+    if evidence.interval is not None:
+        free = truncated_moments(mean, std, evidence.interval[:, node.variable].double())
+    first, second = torch.where(seen, x, free[0]), torch.where(seen, x.square(), free[1])
     return torch.stack([flows.sum(0), (flows * first).sum(0), (flows * second).sum(0)], -1).detach()
+
+
+def truncated_moments(mean: Tensor, std: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:
+    """E[x] and E[x^2] (B, K) of each unit within each row's interval (B, 2); at the point where it has no width."""
+    low, high = interval.unsqueeze(-1).unbind(1)
+    inside = truncnorm((low - mean) / std, (high - mean) / std, loc=mean, scale=std)
+    first = torch.where(low == high, low, torch.from_numpy(inside.mean()))
+    return first, torch.where(low == high, low.square(), torch.from_numpy(inside.var()) + first.square())
 
 
 def rows_of_group(circuit: pc.Circuit, node: Node) -> int:
@@ -69,6 +81,7 @@ def statistics(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tensor, exact: 
 
 
 def in_log_space(circuit: pc.Circuit, evidence: pc.Evidence) -> Evaluation:
+    evidence = evidence.weighing_intervals([family.num_categories for family in circuit.inputs])
     passes = [upward(circuit.plan, circuit.prepared(), evidence, s) for s in (Scaled(circuit.dtype), Log())]
     return Evaluation(*passes, torch.arange(evidence.batch_size))
 
