@@ -118,7 +118,7 @@ def measured(question: Question, backbone: Backbone, name: str, options: argpars
     for line in map(json.loads, lines):
         if line["key"] == key:
             return [
-                Row(*row[:-1], {int(steps): Distance(*found) for steps, found in row[-1].items()})
+                Row._make([*row[:-1], {int(steps): Distance(*found) for steps, found in row[-1].items()}])
                 for row in line["rows"]
             ]
     rows = list(measure(question, backbone, name, options))

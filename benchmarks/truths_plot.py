@@ -77,7 +77,11 @@ def _against_states(axes: "Axes", rows: "Sequence[Row]") -> None:
         axes.plot([row.states for row in line], values, color=colour, marker="o", markersize=3.5, label=coupling)
     circuits = [row for row in rows if row.coupling == "projected"]
     axes.plot(
-        [r.states for r in circuits], [r.alone for r in circuits], color=ALONE, linestyle=":", label="circuit alone"
+        [r.states for r in circuits],
+        [r.alone or 0.0 for r in circuits],
+        color=ALONE,
+        linestyle=":",
+        label="circuit alone",
     )
     axes.axhline(rows[0].distances[first].validity, color=BACKBONE, linewidth=1.2, linestyle="--", label="oracle alone")
     axes.set_xscale("log", base=2)
