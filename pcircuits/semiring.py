@@ -490,5 +490,7 @@ class Signed:
 
     mixing_flows = sum_flows
 
-    def choose(self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None) -> Tensor:
+    def choose(
+        self, weights: SumWeights, at: Chosen, terms: Tensor, generator: torch.Generator | None, index: Tensor | None
+    ) -> Tensor:
         raise StructureError("branches are drawn by non-negative weights; this circuit has signed weights")
