@@ -159,7 +159,8 @@ class Univariate(InputFamily):
             part = type(prepared)(*(t.double()[between] for t in chosen))
             inside = self.draw_between(part, low[between], high[between], temperature, generator)
             drawn = drawn.index_copy(0, between, inside.to(drawn.dtype))
-        return torch.where(evidence.observed[row, batch], evidence.values[row, batch].to(dtype), drawn.to(dtype))
+        drawn = _rounded_within(drawn.to(dtype), low, high)
+        return torch.where(evidence.observed[row, batch], evidence.values[row, batch].to(dtype), drawn)
 
     def overlap(self, prepared: Any, rows: Rows) -> Bool[Tensor, "F K K"]:
         units = prepared[0].shape[1]
@@ -252,6 +253,12 @@ def _first_two(unit: Any, x: Tensor) -> Tensor:
 
 def _at(prepared: Any, rows: Rows, axis: int) -> Any:
     return type(prepared)(*(t[rows].unsqueeze(axis) for t in prepared))
+
+
+def _rounded_within(x: Float[Tensor, " M"], low: Float[Tensor, " M"], high: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """Values whose rounding to float32 carried them beyond an end of their interval, one step back."""
+    down, up = (torch.nextafter(x, x.new_tensor(end)) for end in (-math.inf, math.inf))
+    return torch.where(x.double() > high, down, torch.where(x.double() < low, up, x))
 
 
 def _spread(unit: Any) -> Any:

@@ -20,11 +20,23 @@ def test_answers_are_the_backbone_s() -> None:
     assert not hasattr(OnDevice(table_backbone(), "cpu"), "hidden")
 
 
+class Elsewhere:
+    """A backbone whose answers have shapes only, on the device that it was asked on."""
+
+    vocab_size, mask_id = 7, 7
+
+    def log_marginals(self, tokens: torch.Tensor, *, valid=None, span=None, cache=None) -> torch.Tensor:
+        self.asked_on = tokens.device.type
+        return torch.empty(*tokens.shape, self.vocab_size, device=tokens.device)
+
+
 def test_tokens_go_there_and_answers_come_back() -> None:
-    """The meta device has shapes only, and refuses to be mixed with others."""
-    there = OnDevice(transformer().to("meta"), "meta")
+    """Answers cannot come back from the meta device, which has shapes only."""
+    backbone = Elsewhere()
+    there = OnDevice(backbone, "meta")
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         there.log_marginals(torch.tensor([[1, 7]]))
+    assert backbone.asked_on == "meta"
     found = there.log_marginals(torch.tensor([[1, 7]], device="meta"))
     assert found.device.type == "meta" and found.shape == (1, 2, 7)
 

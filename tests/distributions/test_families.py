@@ -88,7 +88,8 @@ def test_moments_within_intervals_are_scipys(name: str) -> None:
 def test_expected_log_density_is_minus_the_entropy(name: str) -> None:
     entry, nothing = ROWS[name], pc.Evidence.nothing(1, 1).of_variables((0,))
     found = entry.family.expected_log(prepared_unit(entry), ONE, nothing)
-    accuracy = 2e-5 if name == "piecewise_linear" else 1e-6  # its example is zero at a knot
+    # where the density is zero, at a knot or at the edge of a user's family, its logarithm is not smooth
+    accuracy = 2e-5 if name in ("piecewise_linear", "rayleigh") else 1e-6
     assert float(found[0, 0, 0]) == pytest.approx(-float(entry.scipy().entropy()), rel=accuracy, abs=1e-7)
 
 
@@ -159,7 +160,7 @@ def test_statistics_under_no_evidence_leave_the_parameters(name: str) -> None:
     after = entry.family.maximise(prepared, found, Smoothing(0.0, False, 1.0), None)
     again = entry.family.prepare(after, None)
     for before, now in zip(prepared, again, strict=True):
-        if before is not None and before.is_floating_point():
+        if isinstance(before, torch.Tensor) and before.is_floating_point():
             assert torch.allclose(now.exp(), before.exp(), rtol=1e-5, atol=1e-7)
 
 

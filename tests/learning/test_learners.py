@@ -252,6 +252,7 @@ def test_all_reduce_sums_over_processes(monkeypatch: pytest.MonkeyPatch) -> None
     circuit, x = hmm(), sequences()
     statistics = circuit.statistics(x)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
     both = learning.all_reduce(statistics)
