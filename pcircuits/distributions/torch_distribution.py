@@ -80,7 +80,9 @@ class TorchDistribution(Univariate):
             mode = self._law(unit).mode
         except NotImplementedError:
             raise StructureError(f"{self!r} has no mode in torch, so its variables must be observed for MPE") from None
-        return torch.where(mode.isfinite(), mode, self._anywhere)
+        if not mode.isfinite().all():
+            raise StructureError(f"{self!r} has units without a finite mode, so its variables must be observed for MPE")
+        return mode
 
     def moments(self, unit: Any) -> tuple[Tensor, Tensor]:
         law = self._law(unit)

@@ -81,7 +81,7 @@ ROWS = {
     "categorical": row(d.Categorical(3), 3.0, None, logits=[0.0, 1.0, -1.0]),
     "bernoulli": row(d.Bernoulli(), -1.0, lambda: stats.bernoulli(0.3), logit=np.log(0.3 / 0.7)),
     "torch_distribution": row(
-        d.TorchDistribution("Weibull", {"scale": 2.0, "concentration": 1.5}),
+        d.TorchDistribution("Weibull", {"scale": 2.0, "concentration": 4.0}),
         -0.1,
         lambda: stats.weibull_min(1.7, scale=0.8),
         raw_scale=np.log(0.8),
