@@ -88,9 +88,8 @@ class SignedCircuit(SignedFunction):
     `pc.square(circuit)` is the distribution `c(x)^2 / Z`, which can need far fewer units than a circuit of
     non-negative weights (Loconte et al. 2024).
 
-    Args:
-        graph, inputs, num_units, layer, seed, dtype: as of `Circuit`, but float64 by default, since differences of like
-            numbers lose digits. Weights start normally distributed.
+    The arguments are those of `Circuit`, but float64 is the default, since differences of like numbers lose digits.
+    Weights start normally distributed.
     """
 
     def __init__(
