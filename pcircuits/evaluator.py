@@ -131,7 +131,7 @@ def _upward_chain(
     weights = [level_weights(level, prepared) for level in some] * (len(levels) // len(some))
     done = semiring.chain(weights, sides, records[-1].values)
     if done is None:
-        if chain.tied and levels[0].num_rows == 1 and records[-1].values.v.device.type == "cpu":
+        if chain.tied and levels[0].num_rows == 1:
             found = semiring.recorded_chain(weights[0], sides, records[-1].values)
             records += [Record(None, Values(v, s)) for v, s in zip(*(x.unbind(0) for x in found), strict=True)]
         return None

@@ -11,7 +11,7 @@ import torch
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
+from pcircuits.kernels import chain, finite, linear_sum, linear_sum_flow, log_sum, log_sum_flow, max_sum, ratio
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.types import Bool, Float, Int, Tensor
@@ -177,8 +177,8 @@ class Scaled:
     def recorded_chain(
         self, weights: SumWeights, sides: Values, first: Values
     ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "T 1 B"]]:
-        """Sums of every step of a tied chain of single rows, for autograd, and their scales."""
-        found = cpu_chain.recorded(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
+        """Sums of every step of a tied chain of single rows, for autograd and for other devices, and their scales."""
+        found = chain(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
         self._mark_chain(found.peaks.unsqueeze(1), found.values.detach().unsqueeze(1))
         return found.values.unsqueeze(1), found.scales.unsqueeze(1)
 

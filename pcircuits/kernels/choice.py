@@ -12,9 +12,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def chosen(definition: Callable[P, R]) -> Callable[P, R]:
-    """An operation by its definition in `<op>/reference.py`, or by its namesake in a faster file beside that one."""
-    folder, name = definition.__module__.rpartition(".")[0], definition.__name__
+def chosen(definition: Callable[P, R], name: str | None = None) -> Callable[P, R]:
+    """An operation by its definition in `<op>/reference.py`, or what stands for it on CPUs, or by its namesake (or
+    `name`) in `<op>/triton.py`.
+    """
+    folder, name = definition.__module__.rpartition(".")[0], name or definition.__name__
 
     @functools.wraps(definition)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

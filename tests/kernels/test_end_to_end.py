@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 import pcircuits as pc
 from pcircuits import testing
 from pcircuits.kernels import choice
+from pcircuits.kernels.chain import triton as triton_chain
 from pcircuits.kernels.dense_sum import triton as triton_sum
 from pcircuits.testing.enumeration import Enumeration
 from pcircuits.testing.goodness import sample_p_values
@@ -83,6 +84,15 @@ def check_learning(circuit: pc.Circuit, exact: pc.Circuit, evidence: pc.Evidence
         model.maximise(model.statistics(given), pseudocount=1.0)
     for ours, theirs in zip(circuit.parameters(), exact.parameters(), strict=True):
         close(ours, theirs)
+
+
+def test_a_chain_is_one_operation(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, run = [], triton_chain._steps
+    monkeypatch.setattr(triton_chain, "_steps", lambda *args: (calls.append(args), run(*args))[1])
+    circuit = testing.example_circuit("hmm", "cp-t", "categorical", seed=SEED)
+    exact, x = copy.deepcopy(circuit).double(), torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])
+    close(circuit.to(device).log_prob(x.to(device)), exact.log_prob(x))
+    assert len(calls) == 1
 
 
 def test_samples(device: torch.device) -> None:
