@@ -11,7 +11,7 @@ from pcircuits.chains import Chain
 from pcircuits.distributions import Picks
 from pcircuits.evidence import Evidence
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
-from pcircuits.semiring import Gates, Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 

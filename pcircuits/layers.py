@@ -10,7 +10,7 @@ from pcircuits.errors import ParameterError
 from pcircuits.kernels import probabilities
 from pcircuits.kernels.em_step import cpu as in_place
 from pcircuits.plan import GroupSpec
-from pcircuits.semiring import SumWeights
+from pcircuits.semirings import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
 

@@ -27,7 +27,7 @@ ORDER = (
     ("evidence",),
     ("distributions",),
     ("chains", "plan"),
-    ("semiring",),
+    ("semirings",),
     ("layers",),
     ("evaluator",),
     ("statistics",),

@@ -12,7 +12,7 @@ import pcircuits as pc
 from pcircuits import testing
 from pcircuits.evaluator import Evaluation, upward
 from pcircuits.queries import mpe as mpe_module_function
-from pcircuits.semiring import Log, Scaled
+from pcircuits.semirings import Log, Scaled
 from pcircuits.testing import EVIDENCE, INPUTS, LAYERS, STRUCTURES, WEIGHTS
 
 PATHS = {"scaled float32": torch.float32, "scaled float64": torch.float64, "log": torch.float32}

@@ -6,7 +6,7 @@ import torch
 import pcircuits as pc
 from pcircuits import structures, testing
 from pcircuits.evaluator import downward, upward
-from pcircuits.semiring import Log, Scaled
+from pcircuits.semirings import Log, Scaled
 
 EXAMPLES = [("binary_tree", "cp"), ("rat", "tucker"), ("rat", "cp-t"), ("hclt", "cp-t"), ("chain", "cp")]
 

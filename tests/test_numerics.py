@@ -8,7 +8,7 @@ from pcircuits import testing
 from pcircuits.distributions import discrete
 from pcircuits.evaluator import downward, upward
 from pcircuits.kernels.dense_sum import reference as dense_sum
-from pcircuits.semiring import Log, Max
+from pcircuits.semirings import Log, Max
 
 STEPS = 10_000
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import pcircuits as pc
 from pcircuits import testing
 from pcircuits.evaluator import Evaluation, upward
-from pcircuits.semiring import Log, Scaled
+from pcircuits.semirings import Log, Scaled
 from pcircuits.statistics import collect
 from pcircuits.testing.enumeration import log_table
 from pcircuits.testing.recursion import Node, leaf_parameters, log_root, log_weights

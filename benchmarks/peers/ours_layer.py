@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import pcircuits as pc
-from pcircuits.semiring import Scaled, SumWeights, Values
+from pcircuits.semirings import Scaled, SumWeights, Values
 
 
 def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str, Callable[[], Any]]:

@@ -14,7 +14,7 @@ from pcircuits.kernels import finite
 from pcircuits.operations.inputs import Quadratics, table_of
 from pcircuits.operations.multiply import is_signed, multiply
 from pcircuits.queries import Estimate, is_deterministic, row_derivatives
-from pcircuits.semiring import Log, SumWeights
+from pcircuits.semirings import Log, SumWeights
 from pcircuits.types import Float, Tensor
 
 _LOST_MASS = 1e-10  # of p outside q's support, relative: above rounding of float64 sums

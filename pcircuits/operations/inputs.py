@@ -14,7 +14,7 @@ from pcircuits.distributions.gaussian import Normal
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite, logsumexp
-from pcircuits.semiring import SumWeights
+from pcircuits.semirings import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 from pcircuits.workspace import Memory
 

@@ -17,7 +17,7 @@ from pcircuits.operations.signed import SignedFunction
 from pcircuits.operations.signed_posterior import SignedPosterior
 from pcircuits.plan import Block
 from pcircuits.posterior import Posterior
-from pcircuits.semiring import Signed, SumWeights
+from pcircuits.semirings import Signed, SumWeights
 from pcircuits.structures.region import variables_of
 from pcircuits.types import Float, Shaped, Tensor
 from pcircuits.workspace import Workspace

@@ -15,7 +15,7 @@ from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces, scopes
 from pcircuits.operations.inputs import Quadratics, join_units, table_of, unit_rows
 from pcircuits.operations.multiply import is_signed
 from pcircuits.plan import InputLevel, Plan
-from pcircuits.semiring import Log, SumWeights
+from pcircuits.semirings import Log, SumWeights
 
 
 class ProjectedRecipe(NamedTuple):

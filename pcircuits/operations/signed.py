@@ -13,7 +13,7 @@ from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
 from pcircuits.layers import ParameterGroup, SumGroup
 from pcircuits.posterior import Posterior
-from pcircuits.semiring import Signed, SumWeights
+from pcircuits.semirings import Signed, SumWeights
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
 from pcircuits.types import Float, Shaped, Tensor

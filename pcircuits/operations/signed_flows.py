@@ -10,7 +10,7 @@ from pcircuits.distributions import InputFamily
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence, InputEvidence
 from pcircuits.plan import InputLevel
-from pcircuits.semiring import Signed, Values
+from pcircuits.semirings import Signed, Values
 from pcircuits.types import Float, Tensor
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
-from pcircuits.semiring import Bound
+from pcircuits.semirings import Bound
 from pcircuits.types import Bool, Float, Shaped, Tensor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence, InputEvidence
 from pcircuits.kernels import finite
 from pcircuits.queries.determinism import is_deterministic
-from pcircuits.semiring import Log, SumWeights, Values
+from pcircuits.semirings import Log, SumWeights, Values
 from pcircuits.types import Float, Tensor
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite, linear_sum
 from pcircuits.plan import Gather, InputLevel, MixingLevel, Plan
 from pcircuits.queries.matching_fits import Fit
-from pcircuits.semiring import Gates, Scaled, SumWeights
+from pcircuits.semirings import Gates, Scaled, SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pcircuits.evaluator import Evaluation, upward
 from pcircuits.evidence import InputEvidence
 from pcircuits.plan import InputLevel
 from pcircuits.queries.marginal import Moments, marginals
-from pcircuits.semiring import Log, Values
+from pcircuits.semirings import Log, Values
 from pcircuits.types import Float, Tensor
 
 

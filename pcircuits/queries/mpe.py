@@ -10,7 +10,7 @@ from pcircuits.queries.branch_and_bound import Search, branch_and_bound
 from pcircuits.queries.determinism import is_deterministic
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.sample import decode
-from pcircuits.semiring import Bound, Max
+from pcircuits.semirings import Bound, Max
 from pcircuits.types import Bool, Float, Shaped, Tensor
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import torch
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import Evaluation, downward, upward
 from pcircuits.plan import InputLevel
-from pcircuits.semiring import Gumbel
+from pcircuits.semirings import Gumbel
 from pcircuits.types import Float, Tensor
 
 

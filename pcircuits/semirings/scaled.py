@@ -1,0 +1,216 @@
+"""Linear values with a log scale: the fast log-sum."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pcircuits.distributions import InputFamily, draw
+from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import chain, finite, linear_sum, linear_sum_flow, ratio
+from pcircuits.kernels.chain import cpu as cpu_chain
+from pcircuits.kernels.dense_sum import cpu
+from pcircuits.semirings.semiring import Values
+from pcircuits.semirings.weights import Chosen, SumWeights
+from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits.workspace import Memory
+
+
+class _Limits(NamedTuple):
+    tiny: float  # above the smallest normal number: a product that underflows is smaller
+    lost: float  # above what a sum of 100,000 such products amounts to
+    least_peak: float  # a rescale by less may raise what was lost above `lost / least_peak`, far below `floor`
+    floor: float  # a sum at least this large is right to rounding, whatever underflowed below it
+
+
+_LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
+
+
+class Scaled:
+    """Linear values and their log scale. Inputs and products have maximum one per region and sample; sums, whose
+    weights add up to one, are left as they come.
+
+    Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such
+    values are raised to a bound of what they can be, so that the pass yields an upper bound of the root: circuits are
+    monotone in their non-negative values.
+    """
+
+    exact = False
+
+    def __init__(self, dtype: torch.dtype, *, upper: bool = False, memory: Memory | None = None) -> None:
+        self.limits, self.upper = _LIMITS[dtype], upper
+        self.memory = memory or Memory()
+        self.suspect: Bool[Tensor, " B"] | None = None
+
+    @property
+    def takes_chains(self) -> bool:
+        """Bounds are worked out step by step."""
+        return not self.upper
+
+    def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
+        if evidence.latent is not None:
+            peak = finite(evidence.latent.detach().amax(-1))
+            raw, scale = raw * (evidence.latent - peak.unsqueeze(-1)).exp().to(raw.dtype), scale + peak.double()
+        return self._rescaled(self._at_least(raw, self.limits.lost), scale)
+
+    def product(self, kind: str, children: Sequence[Values]) -> Values:
+        first, *rest = children
+        if not rest:
+            return first
+        if kind == "kronecker":
+            return self._rescaled(*self._kronecker(first, rest[0]))
+        scale = torch.stack([c.s for c in children]).sum(0)
+        for n, child in enumerate(rest):
+            v = self._new(first.v.shape, first.v) if n == 0 else self.memory.over(first.v)
+            v = self._at_least(torch.mul(first.v, child.v, out=v), self.limits.tiny)
+            first = self._rescaled(v, first.s + child.s, mark=len(rest) == 1)
+        if len(rest) > 1:  # what was lost is raised by all rescales together
+            self._mark(first.s - scale < math.log(self.limits.least_peak))
+        return first
+
+    def dense_sum(self, weights: SumWeights, product: Values) -> Values:
+        gates = weights.gates
+        if gates is not None:
+            return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
+        rows, batch, _ = product.v.shape
+        out = self._new((rows, batch, weights.linear.shape[1]), product.v)
+        if out is None:
+            return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
+        return Values(self._checked(cpu.linear_sum(weights.linear, product.v, out=out)), product.s)
+
+    def chain(
+        self, weights: Sequence[SumWeights], sides: Values, first: Values
+    ) -> tuple[Values, Float[Tensor, "T F B K"]] | None:
+        """Products of every step of a chain segment, whose scales are also those of the sums, and the sums. None: there
+        is no memory for them.
+        """
+        shape = sides.v.shape
+        products, sums = self._new(shape, first.v), self._new(shape, first.v)
+        if products is None or sums is None:
+            return None
+        peaks = first.v.new_empty(*shape[:-1], 1)
+        linear = [w.linear for w in weights]
+        cpu_chain.chain(linear, sides.v, first.v, products=products, sums=sums, peaks=peaks)
+        self._mark_chain(peaks.squeeze(-1), sums)
+        scale = sides.s + peaks.squeeze(-1).double().log()
+        return Values(products, first.s + scale.cumsum(0)), sums
+
+    def recorded_chain(
+        self, weights: SumWeights, sides: Values, first: Values
+    ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "T 1 B"]]:
+        """Sums of every step of a tied chain of single rows, for autograd and for other devices, and their scales."""
+        found = chain(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
+        self._mark_chain(found.peaks.unsqueeze(1), found.values.detach().unsqueeze(1))
+        return found.values.unsqueeze(1), found.scales.unsqueeze(1)
+
+    def _mark_chain(self, peaks: Float[Tensor, "T F B"], sums: Float[Tensor, "T F B K"]) -> None:
+        self._mark((peaks < self.limits.least_peak).flatten(0, 1))
+        self._mark((sums.amin(-1) < self.limits.floor).flatten(0, 1))
+
+    def chain_flows(
+        self,
+        weights: Sequence[SumWeights],
+        products: Float[Tensor, "T F B K"],
+        sums: Float[Tensor, "T F B K"],
+        last: Float[Tensor, "F B K"],
+        *,
+        tied: bool,
+        count: bool,
+    ) -> tuple[Float[Tensor, "T F B K"], Float[Tensor, "*T F K K"] | None]:
+        """Flows of every step's product and, if asked for, expected counts: of all steps together if they are tied."""
+        flows, shares = self._new(products.shape, products), self._new(products.shape, products)
+        assert flows is not None and shares is not None
+        linear = [w.linear for w in weights]
+        cpu_chain.chain_flows(linear, products, sums, last, shares=shares, flows=flows)
+        if not count:
+            return flows, None
+        out = self._new(linear[0].shape if tied else (len(linear), *linear[0].shape), linear[0])
+        assert out is not None
+        if tied:
+            return flows, cpu_chain.tied_counts(linear[0], products, shares, out=out)
+        return flows, cpu_chain.untied_counts(linear, products, shares, out=out)
+
+    def mixing_terms(self, children: Sequence[Values]) -> Values:
+        scale = torch.stack([c.s for c in children])
+        top = scale.amax(0)
+        factors = (scale - top).exp().unsqueeze(-1)
+        out = self._new((len(children), *children[0].v.shape), children[0].v)
+        if out is None:
+            return Values(torch.stack([c.v * f.to(c.v.dtype) for c, f in zip(children, factors, strict=True)]), top)
+        for child, factor, term in zip(children, factors, out, strict=True):
+            torch.mul(child.v, factor.to(child.v.dtype), out=term)
+        return Values(out, top)
+
+    def mix(self, weights: SumWeights, terms: Values) -> Values:
+        shares = weights.linear.unsqueeze(1).unbind(-1)
+        raw = torch.mul(terms.v[0], shares[0], out=self._new(terms.v.shape[1:], terms.v))
+        for term, share in zip(terms.v[1:], shares[1:], strict=True):
+            raw = torch.addcmul(raw, term, share, out=self.memory.over(raw))
+        return Values(self._checked(raw), terms.s)
+
+    def root(self, values: Values) -> Float[Tensor, " B"]:
+        v, s = values.v[0, :, 0], values.s[0]
+        possible = v > 0
+        return torch.where(possible, torch.where(possible, v, 1.0).double().log() + s, -torch.inf)
+
+    def sum_flows(
+        self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        gates, out = weights.gates, self._new(product.v.shape, product.v)
+        if gates is not None or out is None:
+            linear = None if gates is None else gates.linear
+            return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)
+        counts = self._new(weights.linear.shape, out) if count else None
+        share = self.memory.scratch("share", *flows.shape, like=flows)
+        assert share is not None
+        return cpu.linear_sum_flow(weights.linear, product.v, raw.v, flows, share=share, out=out, counts=counts)
+
+    def mixing_flows(
+        self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        portion = ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
+        weighted = weights.linear.movedim(-1, 0).unsqueeze(2)
+        share = torch.mul(terms.v, portion, out=self._new(terms.v.shape, terms.v))
+        share = torch.mul(share, weighted, out=self.memory.over(share))
+        return share, share.sum(2).movedim(0, -1) if count else None
+
+    def choose(
+        self,
+        weights: SumWeights,
+        at: Chosen,
+        terms: Float[Tensor, "M J"],
+        generator: torch.Generator | None,
+        index: Int[Tensor, " N"] | None,
+    ) -> Int[Tensor, " N"]:
+        """A child of each of the units `at`, or of those at `index` among them, which may repeat."""
+        return draw(weights.chosen(at, log=False) * terms, generator, index)
+
+    def _kronecker(self, left: Values, right: Values) -> tuple[Tensor, Tensor]:
+        rows, batch, units = left.v.shape
+        out = self._new((rows, batch, units, right.v.shape[-1]), left.v)
+        v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=out).flatten(-2)
+        return self._at_least(v, self.limits.tiny), left.s + right.s
+
+    def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True) -> Values:
+        """With maximum one; what is all zero stays so. A rescale from below `least_peak` is marked."""
+        peak = raw.detach().amax(-1, keepdim=True)
+        if mark:
+            self._mark(peak.squeeze(-1) < self.limits.least_peak)
+        peak = torch.where(peak > 0, peak, 1.0)
+        return Values(torch.div(raw, peak, out=self.memory.over(raw)), scale + peak.squeeze(-1).double().log())
+
+    def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
+        return self.memory.keep(*shape, like=like)
+
+    def _at_least(self, v: Tensor, bound: float) -> Tensor:
+        return v.clamp_min(bound) if self.upper else v
+
+    def _checked(self, raw: Tensor) -> Tensor:
+        self._mark(raw.detach().amin(-1) < self.limits.floor)
+        return self._at_least(raw, self.limits.floor)
+
+    def _mark(self, bad: Bool[Tensor, "F B"]) -> None:
+        bad = bad.any(0)
+        self.suspect = bad if self.suspect is None else self.suspect | bad
