@@ -10,8 +10,9 @@ from pcircuits.distributions import Categorical, InputFamily, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
+from pcircuits.folding import compile_plan
 from pcircuits.layers import InputGroup, ParameterGroup, build_groups
-from pcircuits.plan import InnerLevel, InputLevel, Plan, compile_plan
+from pcircuits.plan import InnerLevel, InputLevel, Plan
 from pcircuits.posterior import Posterior
 from pcircuits.queries import MPE, Moments
 from pcircuits.statistics import Statistics, collect

@@ -54,7 +54,7 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
 
 
 class _Symbolic:
-    """Builds the symbolic circuit of a region graph as `pcircuits.plan.compile_plan` defines its layers."""
+    """Builds the symbolic circuit of a region graph as `pcircuits.folding.compile_plan` defines its layers."""
 
     def __init__(self, arrays: dict[str, np.ndarray], options: dict[str, Any]) -> None:
         self.arrays, self.options, self.units = arrays, options, options["num_units"]

@@ -9,8 +9,9 @@ import torch
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import FAMILIES, InputFamily
 from pcircuits.errors import ParameterError, StructureError
+from pcircuits.folding import compile_plan
 from pcircuits.hmm import HMM
-from pcircuits.plan import Plan, compile_plan
+from pcircuits.plan import Plan
 from pcircuits.structures import RegionGraph, chain
 
 CLASSES: dict[str, type[Circuit]] = {kind.__name__: kind for kind in (Circuit, HMM)}

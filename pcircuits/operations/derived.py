@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
+from pcircuits.blocks import Block
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence
-from pcircuits.plan import Block, fold
+from pcircuits.folding import fold
 from pcircuits.statistics import Statistics
 from pcircuits.structures import Region, RegionGraph
 from pcircuits.types import Float, Tensor

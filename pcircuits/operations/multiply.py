@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pcircuits.blocks import Block
 from pcircuits.circuit import Circuit
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import upward
@@ -15,7 +16,6 @@ from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces, scopes
 from pcircuits.operations.inputs import factor_family, join_units, multiply_units, unit_rows
 from pcircuits.operations.signed import SignedFunction
 from pcircuits.operations.signed_posterior import SignedPosterior
-from pcircuits.plan import Block
 from pcircuits.posterior import Posterior
 from pcircuits.semirings import Signed, SumWeights
 from pcircuits.structures.region import variables_of

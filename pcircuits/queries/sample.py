@@ -3,7 +3,8 @@
 import torch
 
 from pcircuits.distributions import Picks
-from pcircuits.evaluator import Evaluation, Pass, select
+from pcircuits.evaluator import Evaluation, Pass
+from pcircuits.paths import select
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Bool, Shaped, Tensor
 

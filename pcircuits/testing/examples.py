@@ -14,8 +14,8 @@ from pcircuits.circuit import Circuit
 from pcircuits.distributions import Bernoulli, Categorical, Gaussian, InputFamily
 from pcircuits.errors import StructureError
 from pcircuits.evidence import Evidence
+from pcircuits.folding import LAYERS
 from pcircuits.hmm import HMM
-from pcircuits.plan import LAYERS
 from pcircuits.structures import RegionGraph
 
 INPUTS = ("categorical", "bernoulli", "gaussian", "mixed")
