@@ -8,9 +8,10 @@ import torch
 
 from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.soft import Soft, Weighing, places
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
-from pcircuits.kernels import categorical_counts, finite, logsumexp, ratio
+from pcircuits.kernels import categorical_counts, categorical_values, finite, logsumexp, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
@@ -49,79 +50,6 @@ class Table(NamedTuple):
         """All units, some at a time."""
         groups, categories, units = self.linear.shape
         return (self.log_of(slice(None), part) for part in _chunks(units, groups * categories))
-
-
-class Soft(NamedTuple):
-    """The weights of M positions with soft evidence: of all values, or of the W in `ids`, the others' being zero."""
-
-    where: tuple[Int[Tensor, " M"], Int[Tensor, " M"]]
-    log_weights: Float[Tensor, "M W"]
-    ids: Int[Tensor, "M W"] | None
-
-    @classmethod
-    def of(cls, evidence: InputEvidence, categories: int) -> "Soft":
-        """No position that is observed is touched."""
-        assert evidence.log_weights is not None
-        where = _places(evidence.soft)
-        if evidence.weighted_values is not None:
-            return cls(where, evidence.log_weights[where], evidence.weighted_values[where])
-        every = len(where[0]) == evidence.observed.numel()
-        chosen = evidence.log_weights.flatten(0, 1) if every else evidence.log_weights[where]
-        return cls(where, chosen[:, :categories], None)
-
-    def linear(self, dtype: torch.dtype) -> tuple[Float[Tensor, "M W"], Float[Tensor, " M"]]:
-        """Weights divided by the largest, and that one's logarithm in float64."""
-        peak = finite(self.log_weights.detach().amax(-1, keepdim=True))
-        return (self.log_weights - peak).exp_().to(dtype), peak.squeeze(-1).double()
-
-    def sum(self, weights: Float[Tensor, "M W"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "M K"]:
-        """`sum_v weights[m,v] table[g,v]`: one matrix product over the positions that have weights, or one a group."""
-        if self.ids is not None:
-            parts = zip(weights.split(self._step(table)), self._gathered(table, rows), strict=True)
-            return torch.cat([torch.bmm(w.unsqueeze(1), t).squeeze(1) for w, t in parts])
-        if len(table) == 1:
-            return weights @ table[0]
-        return self._each_row(weights, table, rows)
-
-    def spread(self, shares: Float[Tensor, "M K"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "M W"]:
-        """`sum_k shares[m,k] table[g,v,k]` of the values that have weights."""
-        if self.ids is not None:
-            parts = zip(shares.split(self._step(table)), self._gathered(table, rows), strict=True)
-            return torch.cat([torch.bmm(t, s.unsqueeze(-1)).squeeze(-1) for s, t in parts])
-        if len(table) == 1:
-            return shares @ table[0].mT
-        return self._each_row(shares, table.mT, rows)
-
-    def dense(self, x: Float[Tensor, "M W"], categories: int, absent: float) -> Float[Tensor, "M V"]:
-        """Of all values; `absent` where there is no weight."""
-        if self.ids is None:
-            return x
-        return x.new_full((len(x), categories), absent).scatter(-1, self.ids, x)
-
-    def _each_row(self, x: Float[Tensor, "M I"], table: Float[Tensor, "G I O"], rows: Rows) -> Float[Tensor, "M O"]:
-        sizes = torch.bincount(self.where[0], minlength=len(rows))
-        if (sizes == sizes[0]).all():
-            return torch.bmm(x.view(len(rows), -1, x.shape[-1]), table[rows]).flatten(0, 1)
-        parts = x.split(sizes.tolist())
-        return torch.cat([part @ table[row] for part, row in zip(parts, rows.tolist(), strict=True)])
-
-    def outer(self, x: Float[Tensor, "M I"], y: Float[Tensor, "M O"], rows: Rows, groups: int) -> Tensor:
-        """`sum_m x[m] y[m]` of each group's positions, (G, I, O)."""
-        if groups == 1:
-            return (x.mT @ y).unsqueeze(0)
-        sizes = torch.bincount(self.where[0], minlength=len(rows)).tolist()
-        parts = torch.stack([a.mT @ b for a, b in zip(x.split(sizes), y.split(sizes), strict=True)])
-        return parts.new_zeros(groups, *parts.shape[1:]).index_add(0, rows, parts)
-
-    def _step(self, table: Tensor) -> int:
-        assert self.ids is not None
-        return max(1, _CHUNK_ELEMENTS // max(1, self.ids.shape[1] * table.shape[-1]))
-
-    def _gathered(self, table: Float[Tensor, "G V K"], rows: Rows) -> Iterator[Float[Tensor, "N W K"]]:
-        assert self.ids is not None
-        index = rows[self.where[0]].unsqueeze(-1) * table.shape[1] + self.ids
-        flat = table.flatten(0, 1)
-        return (flat[part] for part in index.split(self._step(table)))
 
 
 class Discrete(InputFamily):
@@ -191,10 +119,14 @@ class Discrete(InputFamily):
         self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
     ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
         hard, soft = evidence.observed, evidence.soft
-        values = _gather(prepared.linear, rows, self._integers(evidence), memory)
-        scale = torch.zeros(values.shape[:2], dtype=torch.float64, device=values.device)
-        if not hard.all():
-            values = torch.where(hard.unsqueeze(-1), values, 1.0)
+        table, integers = prepared.linear, self._integers(evidence)
+        scale = torch.zeros(hard.shape, dtype=torch.float64, device=hard.device)
+        out = memory.keep(hard.numel(), table.shape[-1], like=table)
+        if out is None:
+            values = categorical_values(table, rows, integers, hard)
+        else:
+            values = _gather(table, rows, integers, out)
+            values = values if hard.all() else torch.where(hard.unsqueeze(-1), values, 1.0)
         if not soft.any():
             return values, scale
         found = self._soft_values(prepared, rows, evidence)
@@ -204,11 +136,10 @@ class Discrete(InputFamily):
         """Linear values where there are weights: those worked out before, for no fewer positions, if there are."""
         if (known := evidence.recall(prepared.linear)) is not None:
             return known
-        soft = Soft.of(evidence, self.num_categories)
-        weights, peak = soft.linear(prepared.linear.dtype)
-        values = soft.sum(weights, prepared.linear, rows)
-        full = values.new_zeros(*evidence.values.shape, values.shape[-1]).index_put(soft.where, values)
-        scale = peak.new_zeros(evidence.values.shape).index_put(soft.where, peak)
+        weighing = Weighing.of(Soft.of(evidence, self.num_categories), prepared.linear, rows)
+        where, values = weighing.soft.where, weighing.values()
+        full = values.new_zeros(*evidence.values.shape, values.shape[-1]).index_put(where, values)
+        scale = weighing.peak.new_zeros(evidence.values.shape).index_put(where, weighing.peak)
         return evidence.remember(prepared.linear, full, scale)
 
     def log_values(
@@ -239,19 +170,19 @@ class Discrete(InputFamily):
         if exact:
             parts = [part.sum(1) for part in self._shares(prepared, rows, free, flows)]
             return found.index_put_(free.where, sum(parts[1:], parts[0]))
-        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
-        spread = free.spread(shares, prepared.linear, rows)
-        return found.index_put_(free.where, free.dense(spread * weights, self.num_categories, 0.0))
+        weighing, shares = self._weighing_and_shares(prepared, rows, evidence, free, flows)
+        spread = free.spread(shares, prepared.linear, rows) if weighing is None else weighing.posterior(shares)
+        return found.index_put_(free.where, free.dense(spread, self.num_categories, 0.0))
 
     def free_posterior(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"]
     ) -> Float[Tensor, "M V"]:
         """The conditionals of all unobserved variables and of no others, a flow of one being spread over each."""
         free = self._free(evidence)
-        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
+        weighing, shares = self._weighing_and_shares(prepared, rows, evidence, free, flows)
         shares = shares / flows[free.where].sum(-1, keepdim=True)
-        spread = free.spread(shares, prepared.linear, rows)
-        return free.dense(spread if isinstance(weights, float) else spread * weights, self.num_categories, 0.0)
+        spread = free.spread(shares, prepared.linear, rows) if weighing is None else weighing.posterior(shares)
+        return free.dense(spread, self.num_categories, 0.0)
 
     def statistics(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
@@ -275,7 +206,7 @@ class Discrete(InputFamily):
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "G K V"]:
         """Expected counts of the values that the evidence leaves open."""
-        groups, categories, units = prepared.linear.shape
+        groups, _, units = prepared.linear.shape
         if evidence.log_weights is None:
             # tied rows share a table: their flows are added up, not tables of counts
             reached = flows.new_zeros(groups, units).index_add(0, rows, flows.sum(1))
@@ -288,28 +219,27 @@ class Discrete(InputFamily):
                 for part in self._shares(prepared, rows, free, flows)
             ]
             return torch.cat(parts, 1)
-        weights, shares = self._weights_and_ratio(prepared, rows, evidence, free, flows)
-        assert isinstance(weights, Tensor)
-        weights = free.dense(weights, categories, 0.0)
-        return free.outer(shares, weights, rows, groups) * prepared.linear.mT
+        weighing, shares = self._weighing_and_shares(prepared, rows, evidence, free, flows)
+        assert weighing is not None
+        return weighing.counts(shares) * prepared.linear.mT
 
     def _free(self, evidence: InputEvidence) -> Soft:
         """The weights of what is not observed; one each where nothing is known."""
         if evidence.log_weights is not None:
             return Soft.of(evidence, self.num_categories)
-        where = _places(~evidence.observed)
+        where = places(~evidence.observed)
         nothing = torch.zeros((), device=evidence.values.device)
         return Soft(where, nothing.expand(len(where[0]), self.num_categories), None)
 
-    def _weights_and_ratio(
+    def _weighing_and_shares(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, free: Soft, flows: Tensor
-    ) -> tuple[Float[Tensor, "M W"] | float, Float[Tensor, "M K"]]:
-        """Weights, and flows over the values that they gave."""
+    ) -> tuple[Weighing | None, Float[Tensor, "M K"]]:
+        """Weights, None where all are one, and flows over the values that they gave."""
         if evidence.log_weights is None:
-            return 1.0, flows[free.where]
-        known, (weights, peak) = self._soft_values(prepared, rows, evidence), free.linear(flows.dtype)
-        rescale = (peak - known.scale[free.where]).exp().to(flows.dtype).unsqueeze(-1)
-        return weights, ratio(flows[free.where], known.values[free.where].to(flows.dtype)) * rescale
+            return None, flows[free.where]
+        known, weighing = self._soft_values(prepared, rows, evidence), Weighing.of(free, prepared.linear, rows)
+        rescale = (weighing.peak - known.scale[free.where]).exp().to(flows.dtype).unsqueeze(-1)
+        return weighing, ratio(flows[free.where], known.values[free.where].to(flows.dtype)) * rescale
 
     def maximise(
         self, prepared: Table, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None
@@ -394,11 +324,6 @@ class Discrete(InputFamily):
             yield share.to(flows.dtype) * flows[:, units].unsqueeze(-1)
 
 
-def _places(where: Bool[Tensor, "F B"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    row, batch = where.nonzero(as_tuple=True)
-    return row, batch
-
-
 def _chunks(total: int, width: int) -> list[slice]:
     """Slices of so many things that each takes a few million elements."""
     step = max(1, _CHUNK_ELEMENTS // max(1, width))
@@ -442,9 +367,8 @@ def _mean_log(terms: Float[Tensor, "B K V"]) -> Float[Tensor, "B K"]:
 
 
 def _gather(
-    table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"], memory: Memory | None = None
+    table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"], out: Tensor | None = None
 ) -> Float[Tensor, "F B K"]:
     groups, categories, units = table.shape
     index = (rows.unsqueeze(1) * categories + values).flatten()
-    out = None if memory is None else memory.keep(len(index), units, like=table)
     return torch.index_select(table.reshape(groups * categories, units), 0, index, out=out).view(*values.shape, units)

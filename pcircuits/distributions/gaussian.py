@@ -7,9 +7,13 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.distributions.exponential_family import ExponentialFamily
-from pcircuits.distributions.family import location_and_scale
+from pcircuits.distributions.family import Rows, location_and_scale
 from pcircuits.errors import ParameterError
+from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import choice, gaussian_counts, gaussian_values
+from pcircuits.kernels.gaussian.reference import moments_of
 from pcircuits.types import Float, Tensor
+from pcircuits.workspace import Memory
 
 
 class Normal(NamedTuple):
@@ -53,6 +57,24 @@ class Gaussian(ExponentialFamily):
 
     def log_density(self, unit: Normal, x: Tensor) -> Tensor:
         return -unit.std.log() - 0.5 * math.log(2 * math.pi) - 0.5 * ((x - unit.mean) / unit.std).square()
+
+    def scaled_values(
+        self, prepared: Normal, rows: Rows, evidence: InputEvidence, memory: Memory
+    ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
+        if not self._has_kernels(prepared.mean, evidence):
+            return super().scaled_values(prepared, rows, evidence, memory)
+        return gaussian_values(*prepared, rows, evidence.values, evidence.observed)
+
+    def statistics(
+        self, prepared: Normal, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
+    ) -> dict[str, Float[Tensor, "G K 3"]]:
+        if not self._has_kernels(flows, evidence):
+            return super().statistics(prepared, rows, evidence, flows, exact, memory)
+        counts = gaussian_counts(*prepared, rows, evidence.values, evidence.observed, flows)
+        return {"counts": moments_of(counts.double(), *(x.double() for x in prepared))}
+
+    def _has_kernels(self, like: Tensor, evidence: InputEvidence) -> bool:
+        return choice.on_triton((like,)) and evidence.interval is None and not self.logarithmic
 
     def mode(self, unit: Normal) -> Tensor:
         return unit.mean

@@ -6,20 +6,34 @@ from pcircuits.kernels.choice import chosen
 from pcircuits.kernels.dense_sum import reference as dense_sum
 from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
+from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+from pcircuits.kernels.soft_evidence import reference as soft_evidence
 
 categorical_counts = chosen(categorical.categorical_counts)
+categorical_values = chosen(categorical.categorical_values)
 chain = chosen(chains.recorded, "chain")
 linear_sum = chosen(dense_sum.linear_sum)
 linear_sum_flow = chosen(dense_sum.linear_sum_flow)
+gaussian_counts = chosen(gaussian.gaussian_counts)
+gaussian_values = chosen(gaussian.gaussian_values)
+soft_counts = chosen(soft_evidence.soft_counts)
+soft_posterior = chosen(soft_evidence.soft_posterior)
+soft_values = chosen(soft_evidence.soft_values)
+top_counts = chosen(soft_evidence.top_counts)
+top_posterior = chosen(soft_evidence.top_posterior)
+top_values = chosen(soft_evidence.top_values)
 
 __all__ = [
     "LEAST_COUNT",
     "LEAST_PROBABILITY",
     "categorical_counts",
+    "categorical_values",
     "chain",
     "em_step",
     "finite",
+    "gaussian_counts",
+    "gaussian_values",
     "linear_sum",
     "linear_sum_flow",
     "log_sum",
@@ -28,4 +42,10 @@ __all__ = [
     "max_sum",
     "probabilities",
     "ratio",
+    "soft_counts",
+    "soft_posterior",
+    "soft_values",
+    "top_counts",
+    "top_posterior",
+    "top_values",
 ]

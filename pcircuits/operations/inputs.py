@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from pcircuits.distributions import Gaussian, InputFamily, Picks, Smoothing
-from pcircuits.distributions.discrete import Discrete, Soft, Table
+from pcircuits.distributions.discrete import Discrete, Table
 from pcircuits.distributions.family import Rows
 from pcircuits.distributions.gaussian import Normal
+from pcircuits.distributions.soft import Soft, Weighing
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite, logsumexp
@@ -58,14 +59,14 @@ class Tabulated(Discrete):
         free = (share * finite(log)).sum(-1)[rows].unsqueeze(1)
         return torch.where(missing.unsqueeze(-1), free, super().expected_log(prepared, rows, evidence))
 
-    def _weights_and_ratio(
+    def _weighing_and_shares(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, free: Soft, flows: Tensor
-    ) -> tuple[Tensor | float, Tensor]:
-        weights, shares = super()._weights_and_ratio(prepared, rows, evidence, free, flows)
-        if evidence.log_weights is not None:
-            return weights, shares
+    ) -> tuple[Weighing | None, Tensor]:
+        weighing, shares = super()._weighing_and_shares(prepared, rows, evidence, free, flows)
+        if weighing is not None:
+            return weighing, shares
         total = prepared.linear.sum(1)[rows[free.where[0]]].to(shares.dtype)
-        return weights, torch.where(total > 0, shares / torch.where(total > 0, total, 1.0), 0.0)
+        return None, torch.where(total > 0, shares / torch.where(total > 0, total, 1.0), 0.0)
 
 
 def table_of(log: Float[Tensor, "G K V"]) -> Table:

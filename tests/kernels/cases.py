@@ -185,6 +185,15 @@ def _top(sizes: Sizes, draw: Draw) -> Arguments:
     return {**given, "log_weights": draw.log(f, b, c), "categories": draw.integers(sizes["V"], f, b, c)}
 
 
+def _top_posterior(sizes: Sizes, draw: Draw) -> Arguments:
+    return {**_top(sizes, draw), "shares": draw.positive(sizes["F"], sizes["B"], sizes["K"])}
+
+
+def _top_counts(sizes: Sizes, draw: Draw) -> Arguments:
+    given = _top_posterior(sizes, draw)
+    return {"num_groups": len(given.pop("table")), "num_categories": sizes["V"], **given}
+
+
 def _gaussian(sizes: Sizes, draw: Draw) -> Arguments:
     f, b, k = (sizes[axis] for axis in "FBK")
     groups = max(1, f - 1)
@@ -290,6 +299,8 @@ CASES = (
     Case("soft_evidence", "soft_posterior", _FBVK, _soft_posterior, ("table", "log_weights", "shares")),
     Case("soft_evidence", "soft_counts", _FBVK, _soft_counts, ("log_weights", "shares")),
     Case("soft_evidence", "top_values", {**_FBVK, "C": 4}, _top, ("table", "log_weights")),
+    Case("soft_evidence", "top_posterior", {**_FBVK, "C": 4}, _top_posterior, ("table", "log_weights", "shares")),
+    Case("soft_evidence", "top_counts", {**_FBVK, "C": 4}, _top_counts, ("log_weights", "shares")),
     Case("gaussian", "gaussian_values", {"F": 3, "B": 4, "K": 5}, _gaussian, ("mean", "std")),
     Case("gaussian", "gaussian_counts", {"F": 3, "B": 4, "K": 5}, _gaussian_counts, ("mean", "std", "flows")),
 )

@@ -30,10 +30,15 @@ def _filled(make: Callable) -> Callable:
     return call
 
 
-def surrounded(x: Any, device: torch.device | str) -> Any:
-    """In float32, with NaN (or an index far outside) on both sides of its memory."""
+def surrounded(x: Any, device: torch.device | str, *, turned: bool = False) -> Any:
+    """In float32, with NaN (or an index far outside) on both sides of its memory; with `turned` its first axis is the
+    last one there.
+    """
     if not isinstance(x, torch.Tensor):
-        return x._replace(**{k: surrounded(v, device) for k, v in x._asdict().items()}) if hasattr(x, "_asdict") else x
+        fields = x._asdict() if hasattr(x, "_asdict") else {}
+        return x._replace(**{k: surrounded(v, device, turned=turned) for k, v in fields.items()}) if fields else x
+    if turned and x.ndim > 1:
+        return surrounded(x.movedim(0, -1), device).movedim(-1, 0)
     dtype = torch.float32 if x.is_floating_point() else x.dtype
     filler = torch.nan if x.is_floating_point() else (1 << 40 if dtype == torch.long else 1)
     memory = torch.full((x.numel() + 2 * MARGIN,), filler, dtype=dtype, device=device)
@@ -60,13 +65,14 @@ def check(
     sizes: Sizes,
     *,
     zeros: bool = False,
+    turned: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
     tolerance: float = TOLERANCE,
 ) -> None:
     """Raise AssertionError where the kernel and its definition differ."""
     arguments = case.make({**case.sizes, **sizes}, Draw(seed, zeros))
-    given = {name: surrounded(x, device) for name, x in arguments.items()}
+    given = {name: surrounded(x, device, turned=turned) for name, x in arguments.items()}
     rounded = {n: x.double() if torch.is_tensor(x) and x.is_floating_point() else x for n, x in given.items()}
     expected = results(case, case.definition, {n: to_cpu(x) for n, x in rounded.items()})
     with poisoned_memory():

@@ -48,6 +48,11 @@ def test_equals_its_definition(case: Case, zeros: bool) -> None:
     check(case, {}, zeros=zeros, device=DEVICE)
 
 
+@pytest.mark.parametrize("case", CASES, ids=label)
+def test_any_strides(case: Case) -> None:
+    check(case, {}, turned=True, device=DEVICE)
+
+
 @pytest.mark.parametrize(
     ("case", "axis", "size"),
     [pytest.param(*row, marks=() if quick else pytest.mark.campaign) for *row, quick in odd_sizes()],

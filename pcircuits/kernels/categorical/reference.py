@@ -14,7 +14,7 @@ def categorical_values(
     """`out[f,b] = table[rows[f], values[f,b]]`, and 1 where nothing is observed."""
     index = rows.unsqueeze(1) * table.shape[1] + torch.where(observed, values, 0)
     found = table.flatten(0, 1).index_select(0, index.flatten()).view(*values.shape, -1)
-    return torch.where(observed.unsqueeze(-1), found, 1.0)
+    return found if observed.all() else torch.where(observed.unsqueeze(-1), found, 1.0)
 
 
 def categorical_counts(

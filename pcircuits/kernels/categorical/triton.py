@@ -40,7 +40,7 @@ def categorical_values(
         out = t.new_empty(*values.shape, units)
         bn, bk = 32, tile(units)
         categorical_fwd_kernel[(tiles(values.numel(), bn) * tiles(units, bk),)](
-            t.contiguous(), rows, values.contiguous(), observed.to(torch.uint8), out, values.numel(),
+            t.contiguous(), rows, values.contiguous(), observed.contiguous().to(torch.uint8), out, values.numel(),
             values.shape[1], categories, units, BN=bn, BK=bk,
         )  # fmt: skip
         return (out,)

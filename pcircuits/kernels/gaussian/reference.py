@@ -16,13 +16,13 @@ def gaussian_values(
     observed: Bool[Tensor, "F B"],
 ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
     """Densities of each unit, 1 where nothing is observed, divided by the largest of the sample's, and its logarithm,
-    which has no gradient.
+    which has no gradient. Values far off have log densities of many digits: give `values` in float64.
     """
     score = (values.unsqueeze(-1) - mean[rows].unsqueeze(1)) / std[rows].unsqueeze(1)
     log_density = -std.log()[rows].unsqueeze(1) - 0.5 * math.log(2 * math.pi) - 0.5 * score.square()
     log_density = torch.where(observed.unsqueeze(-1), log_density, 0.0)
     peaks = finite(log_density.detach().amax(-1))
-    return (log_density - peaks.unsqueeze(-1)).exp(), peaks
+    return (log_density - peaks.unsqueeze(-1)).exp().to(mean.dtype), peaks
 
 
 def gaussian_counts(
@@ -36,7 +36,7 @@ def gaussian_counts(
     """Flows times 1, z and z^2, added up over rows and batch, with `z = (x - mean) / std`: expected 0 and 1 where
     nothing is observed. `moments_of` makes them moments of x.
     """
-    score = (values.unsqueeze(-1) - mean[rows].unsqueeze(1)) / std[rows].unsqueeze(1)
+    score = ((values.unsqueeze(-1) - mean[rows].unsqueeze(1)) / std[rows].unsqueeze(1)).to(flows.dtype)
     first = torch.where(observed.unsqueeze(-1), score, 0.0)
     second = torch.where(observed.unsqueeze(-1), score.square(), 1.0)
     per_row = torch.stack([flows.sum(1), (flows * first).sum(1), (flows * second).sum(1)], -1)

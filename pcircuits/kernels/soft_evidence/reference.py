@@ -43,9 +43,38 @@ def top_values(
 ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]]:
     """As `soft_values`, of weights that are zero but at `categories`."""
     weights, peaks = _linear(log_weights)
+    return (weights.unsqueeze(-1) * _at(table, rows, categories)).sum(2), peaks
+
+
+def top_posterior(
+    table: Float[Tensor, "G V K"],
+    rows: Int[Tensor, " F"],
+    log_weights: Float[Tensor, "F B C"],
+    categories: Int[Tensor, "F B C"],
+    shares: Float[Tensor, "F B K"],
+) -> Float[Tensor, "F B C"]:
+    """As `soft_posterior`, at `categories`."""
+    return _linear(log_weights)[0] * (_at(table, rows, categories) * shares.unsqueeze(2)).sum(-1)
+
+
+def top_counts(
+    log_weights: Float[Tensor, "F B C"],
+    categories: Int[Tensor, "F B C"],
+    rows: Int[Tensor, " F"],
+    shares: Float[Tensor, "F B K"],
+    num_groups: int,
+    num_categories: int,
+) -> Float[Tensor, "G V K"]:
+    """As `soft_counts`, of weights that are zero but at `categories`."""
+    index = rows.view(-1, 1, 1) * num_categories + categories
+    terms = _linear(log_weights)[0].unsqueeze(-1) * shares.unsqueeze(2)
+    found = shares.new_zeros(num_groups * num_categories, shares.shape[-1])
+    return found.index_add(0, index.flatten(), terms.flatten(0, 2)).view(num_groups, num_categories, -1)
+
+
+def _at(table: Tensor, rows: Tensor, categories: Tensor) -> Float[Tensor, "F B C K"]:
     index = rows.view(-1, 1, 1) * table.shape[1] + categories
-    found = table.flatten(0, 1).index_select(0, index.flatten()).view(*categories.shape, -1)
-    return (weights.unsqueeze(-1) * found).sum(2), peaks
+    return table.flatten(0, 1).index_select(0, index.flatten()).view(*categories.shape, -1)
 
 
 def _linear(log_weights: Tensor) -> tuple[Tensor, Tensor]:

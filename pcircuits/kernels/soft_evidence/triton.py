@@ -228,7 +228,7 @@ def top_values(
     def gradients(arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         t, logw = arguments
         return (
-            _top_counts(t, rows, logw, found[1], categories, grads[0]) if needed[0] else None,
+            _top_counts(t.shape[:2], rows, logw, found[1], categories, grads[0]) if needed[0] else None,
             _top_posterior(t, rows, logw, found[1], categories, grads[0]) if needed[1] else None,
         )
 
@@ -237,6 +237,45 @@ def top_values(
 
     out, peaks = differentiable(run, gradients, definition, (table, log_weights))
     return out, peaks
+
+
+def top_posterior(
+    table: Float[Tensor, "G V K"],
+    rows: Int[Tensor, " F"],
+    log_weights: Float[Tensor, "F B C"],
+    categories: Int[Tensor, "F B C"],
+    shares: Float[Tensor, "F B K"],
+) -> Float[Tensor, "F B C"]:
+    """As the reference's."""
+    categories = categories.contiguous()
+
+    def run(t: Tensor, logw: Tensor, share: Tensor) -> Tensors:
+        return (_top_posterior(t, rows, logw, finite(logw.amax(-1)), categories, share),)
+
+    def definition(t: Tensor, logw: Tensor, share: Tensor) -> Tensors:
+        return (reference.top_posterior(t, rows, logw, categories, share),)
+
+    return differentiable(run, None, definition, (table, log_weights, shares))[0]
+
+
+def top_counts(
+    log_weights: Float[Tensor, "F B C"],
+    categories: Int[Tensor, "F B C"],
+    rows: Int[Tensor, " F"],
+    shares: Float[Tensor, "F B K"],
+    num_groups: int,
+    num_categories: int,
+) -> Float[Tensor, "G V K"]:
+    """As the reference's."""
+    shape = (num_groups, num_categories)
+
+    def run(logw: Tensor, share: Tensor) -> Tensors:
+        return (_top_counts(shape, rows, logw, finite(logw.amax(-1)), categories, share),)
+
+    def definition(logw: Tensor, share: Tensor) -> Tensors:
+        return (reference.top_counts(logw, categories, rows, share, *shape),)
+
+    return differentiable(run, None, definition, (log_weights, shares))[0]
 
 
 def _values(table: Tensor, rows: Tensor, logw: Tensor, precision: Precision) -> Tensors:
@@ -300,9 +339,10 @@ def _top_posterior(
     return out
 
 
-def _top_counts(table: Tensor, rows: Tensor, logw: Tensor, peaks: Tensor, categories: Tensor, share: Tensor) -> Tensor:
-    index = (rows.view(-1, 1, 1) * table.shape[1] + categories).flatten()
+def _top_counts(
+    shape: tuple[int, int], rows: Tensor, logw: Tensor, peaks: Tensor, categories: Tensor, share: Tensor
+) -> Tensor:
+    index = (rows.view(-1, 1, 1) * shape[1] + categories).flatten()
     samples = torch.arange(peaks.numel(), device=index.device).repeat_interleave(categories.shape[-1])
     factors = (logw - peaks.unsqueeze(-1)).exp().flatten()
-    found = segment_sum(share.flatten(0, 1), index, table.shape[0] * table.shape[1], samples, factors)
-    return found.view_as(table)
+    return segment_sum(share.flatten(0, 1), index, shape[0] * shape[1], samples, factors).view(*shape, -1)
