@@ -8,7 +8,8 @@ import torch
 
 from pcircuits.chains import Chain
 from pcircuits.evidence import Evidence
-from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan
+from pcircuits.kernels import SumProduct
+from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
 from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
 from pcircuits.workspace import Memory
@@ -19,11 +20,12 @@ _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 class Record(NamedTuple):
     """What a level leaves for the downward pass: its product (mixing: its terms; None: it is worked out again) and its
-    values, which are the sum's where it has one.
+    values, which are the sum's where it has one. `fused`: product and sum as the one operation that they were.
     """
 
     product: Values | None
     values: Values
+    fused: SumProduct | None = None
 
 
 class Segment(NamedTuple):
@@ -35,6 +37,16 @@ class Segment(NamedTuple):
     sums: Float[Tensor, "T F B K"]
 
 
+class FusedSegment(NamedTuple):
+    """As `Segment`, where products are worked out again from the steps' other children and the values before them."""
+
+    chain: Chain
+    weights: SumWeights
+    sides: Float[Tensor, "T 1 B K"]
+    first: Float[Tensor, "1 B K"]
+    sums: Float[Tensor, "T 1 B K"]
+
+
 class Pass(NamedTuple):
     """One upward pass. `segments`, by their last level, are the chains that were evaluated as one."""
 
@@ -43,7 +55,7 @@ class Pass(NamedTuple):
     semiring: Semiring
     evidence: Evidence
     records: Sequence[Record]
-    segments: Mapping[int, Segment]
+    segments: Mapping[int, Segment | FusedSegment]
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -98,7 +110,7 @@ def evaluate(
 def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring) -> Pass:
     """Values of every unit, inputs first."""
     records: list[Record] = []
-    segments: dict[int, Segment] = {}
+    segments: dict[int, Segment | FusedSegment] = {}
     chains = {chain.start: chain for chain in plan.chains if evidence.gates is None}
     while len(records) < len(plan.levels):
         chain = chains.get(len(records))
@@ -114,7 +126,7 @@ def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring
 
 def _upward_chain(
     chain: Chain, plan: Plan, prepared: Mapping[str, Any], semiring: Scaled, records: list[Record]
-) -> Segment | None:
+) -> Segment | FusedSegment | None:
     """Appends the records of a chain's levels, if it can. What is returned is for the downward pass; None: for that the
     levels stand by themselves.
     """
@@ -131,7 +143,10 @@ def _upward_chain(
     if done is None:
         if chain.tied and levels[0].num_rows == 1:
             found = semiring.recorded_chain(weights[0], sides, records[-1].values)
+            first = records[-1].values.v
             records += [Record(None, Values(v, s)) for v, s in zip(*(x.unbind(0) for x in found), strict=True)]
+            if semiring.fuses(first):
+                return FusedSegment(chain, weights[0], sides.v, first, found[0])
         return None
     products, sums = done
     for product, raw, scale in zip(products.v.unbind(0), sums.unbind(0), products.s.unbind(0), strict=True):
@@ -145,6 +160,10 @@ def _upward_level(
     if isinstance(level, InputLevel):
         given = evidence.of_variables(level.variables)
         return Record(None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
+    if isinstance(level, InnerLevel) and isinstance(semiring, Scaled) and semiring.fuses(records[0].values.v):
+        gated = level.weights is not None and evidence.gates_of(level.variables) is not None
+        if level.table is not None and not gated:
+            return _fused_level(level, level.table, prepared, semiring, records)
     children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
         terms = semiring.mixing_terms(children)
@@ -154,6 +173,17 @@ def _upward_level(
         return Record(product, product)
     values = semiring.dense_sum(level_weights(level, prepared, evidence), product)
     return Record(product if len(children) > 1 else None, values)
+
+
+def _fused_level(
+    level: InnerLevel, table: Table, prepared: Mapping[str, Any], semiring: Scaled, records: Sequence[Record]
+) -> Record:
+    values = side_by_side(table, records)
+    if level.weights is None:
+        product = semiring.hadamard(values, table.children)
+        return Record(product, product)
+    found = semiring.sum_product(prepared[level.weights.group], values, table.children, level.weights.rows)
+    return Record(None, Values(found.values, found.scales), found)
 
 
 def downward(
@@ -182,7 +212,9 @@ def downward(
             inputs[n] = flows
             continue
         child_flows = flows
-        if level.weights is not None:
+        if record.fused is not None:
+            child_flows = _downward_fused(upward_pass, n, flows, counts if count else None)
+        elif level.weights is not None:
             weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
             product = product_of(level, record, upward_pass)
@@ -197,11 +229,13 @@ def _downward_chain(
     upward_pass: Pass, n: int, flows: Tensor, parents: "_Parents", counts: dict[str, Tensor] | None
 ) -> None:
     """A whole segment, from its last level n: flows to all of its children, and counts."""
-    chain, weights, products, sums = upward_pass.segments[n]
-    assert isinstance(upward_pass.semiring, Scaled)
-    given, found = upward_pass.semiring.chain_flows(
-        weights, products, sums, flows, tied=chain.tied, count=counts is not None
-    )
+    segment, semiring, count = upward_pass.segments[n], upward_pass.semiring, counts is not None
+    assert isinstance(semiring, Scaled)
+    chain = segment.chain
+    if isinstance(segment, Segment):
+        given, found = semiring.chain_flows(*segment[1:], flows, tied=chain.tied, count=count)
+    else:
+        given, found = semiring.fused_chain_flows(*segment[1:], flows, count=count)
     for m, piece in enumerate(given.unbind(0), start=chain.start):
         parents.give(m, [piece])
     if counts is None or found is None:
@@ -210,6 +244,21 @@ def _downward_chain(
         level = upward_pass.plan.levels[m]
         assert isinstance(level, InnerLevel)
         _add_counts(counts, level, level_counts, upward_pass.prepared)
+
+
+def _downward_fused(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Tensor] | None) -> Tensor:
+    """Flows of the product of a level that was one operation, and counts."""
+    level, semiring, fused = upward_pass.plan.levels[n], upward_pass.semiring, upward_pass.records[n].fused
+    assert isinstance(level, InnerLevel) and isinstance(semiring, Scaled)
+    assert level.table is not None and level.weights is not None and fused is not None
+    group, rows = level.weights.group, level.weights.rows
+    values = side_by_side(level.table, upward_pass.records)
+    child_flows, found = semiring.sum_product_flows(
+        upward_pass.prepared[group], values, level.table.children, rows, fused, flows, counts is not None
+    )
+    if counts is not None and found is not None:
+        counts[group] = counts[group] + found if group in counts else found
+    return child_flows
 
 
 class _Parents:
@@ -299,6 +348,12 @@ def gather(g: Gather, records: Sequence[Record], memory: Memory, name: str) -> V
     if g.order is None:
         return Values(v, torch.cat(scale))
     return Values(_take_into(v, g.order, memory, name + "_ordered"), torch.cat(scale).index_select(0, g.order))
+
+
+def side_by_side(table: Table, records: Sequence[Record]) -> Values:
+    """The rows of a level's table."""
+    pieces = [Values(*(take(x, index) for x in records[n].values)) for n, index in table.pieces]
+    return pieces[0] if len(pieces) == 1 else Values(*(torch.cat(xs) for xs in zip(*pieces, strict=True)))
 
 
 def _take_into(x: Tensor, index: Index, memory: Memory, name: str) -> Tensor:

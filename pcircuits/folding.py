@@ -21,6 +21,7 @@ from pcircuits.plan import (
     Part,
     Plan,
     Source,
+    Table,
     Weights,
 )
 from pcircuits.structures import RegionGraph
@@ -105,7 +106,8 @@ def _level(
         _add_group(groups, group, GroupSpec(1 if first.tie else count, first.num_units, family=family))
         rows = torch.zeros(count, dtype=torch.long) if first.tie else torch.arange(count)
         return InputLevel(family, tuple(b.variable for b in blocks), group, rows, count, first.num_units)
-    children = tuple(_gather([place[b.children[a]] for b in blocks]) for a in range(len(first.children)))
+    places = [[place[b.children[a]] for b in blocks] for a in range(len(first.children))]
+    children = tuple(_gather(of_argument) for of_argument in places)
     weights = None
     if first.has_sum:
         group = first.tie or f"sum_{n}"
@@ -116,7 +118,8 @@ def _level(
         return MixingLevel(children, weights, count, first.num_units)
     variables = tuple(tuple(every[c].variable for c in b.children if every[c].kind == "input") for b in blocks)
     kind: Literal["hadamard", "kronecker"] = "kronecker" if first.kind == "kronecker" else "hadamard"
-    return InnerLevel(kind, children, weights, count, first.num_units, variables)
+    table = _table(places) if kind == "hadamard" else None
+    return InnerLevel(kind, children, table, weights, count, first.num_units, variables)
 
 
 def _add_group(groups: dict[str, GroupSpec], name: str, spec: GroupSpec) -> None:
@@ -135,6 +138,17 @@ def _gather(places: list[tuple[int, int]]) -> Gather:
     )
     positions = torch.tensor([row for rows in by_level.values() for row in rows])
     return Gather(parts, None if whole or _is_range(positions.tolist()) else positions.argsort())
+
+
+def _table(places: list[list[tuple[int, int]]]) -> Table:
+    """One level as it is; of several those rows that are read."""
+    read = sorted({place for of_argument in places for place in of_argument})
+    levels = list(dict.fromkeys(level for level, _ in read))
+    if len(levels) == 1:
+        return Table(((levels[0], None),), torch.tensor([[row for _, row in rows] for rows in places]).T.contiguous())
+    number = {place: i for i, place in enumerate(read)}
+    pieces = tuple((level, _index([row for n, row in read if n == level])) for level in levels)
+    return Table(pieces, torch.tensor([[number[place] for place in rows] for rows in places]).T.contiguous())
 
 
 def _index(rows: list[int]) -> Index:

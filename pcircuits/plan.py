@@ -32,6 +32,16 @@ class Gather:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A product's children as rows of one table, rows `pieces` of levels side by side: those of row f are at
+    `children[f]`.
+    """
+
+    pieces: tuple[tuple[int, Index], ...]
+    children: Int[Tensor, "F A"]
+
+
+@dataclass(frozen=True)
 class Weights:
     """Where a level's weights lie: the rows of a parameter group (None: all, in order)."""
 
@@ -53,11 +63,13 @@ class InputLevel:
 class InnerLevel:
     """A product of child regions and, where it has weights, the dense sum over it.
 
-    `variables`: per row, those whose inputs are among its children.
+    `variables`: per row, those whose inputs are among its children. `table`: its children once more, for Hadamard
+    products that are one operation.
     """
 
     product: Literal["hadamard", "kronecker"]
     children: tuple[Gather, ...]
+    table: Table | None
     weights: Weights | None
     num_rows: int
     num_units: int

@@ -2,24 +2,32 @@
 
 from pcircuits.kernels.categorical import reference as categorical
 from pcircuits.kernels.chain import cpu as chains
+from pcircuits.kernels.chain import reference as chains_definition
 from pcircuits.kernels.choice import chosen
 from pcircuits.kernels.dense_sum import reference as dense_sum
 from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
 from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+from pcircuits.kernels.product import reference as products
 from pcircuits.kernels.soft_evidence import reference as soft_evidence
+from pcircuits.kernels.sum_product import reference as levels
+from pcircuits.kernels.sum_product.reference import SumProduct
 
 categorical_counts = chosen(categorical.categorical_counts)
 categorical_values = chosen(categorical.categorical_values)
 chain = chosen(chains.recorded, "chain")
+chain_flow = chosen(chains_definition.chain_flow)
 linear_sum = chosen(dense_sum.linear_sum)
 linear_sum_flow = chosen(dense_sum.linear_sum_flow)
 gaussian_counts = chosen(gaussian.gaussian_counts)
 gaussian_values = chosen(gaussian.gaussian_values)
+product = chosen(products.product)
 soft_counts = chosen(soft_evidence.soft_counts)
 soft_posterior = chosen(soft_evidence.soft_posterior)
 soft_values = chosen(soft_evidence.soft_values)
+sum_product = chosen(levels.sum_product)
+sum_product_flow = chosen(levels.sum_product_flow)
 top_counts = chosen(soft_evidence.top_counts)
 top_posterior = chosen(soft_evidence.top_posterior)
 top_values = chosen(soft_evidence.top_values)
@@ -27,9 +35,11 @@ top_values = chosen(soft_evidence.top_values)
 __all__ = [
     "LEAST_COUNT",
     "LEAST_PROBABILITY",
+    "SumProduct",
     "categorical_counts",
     "categorical_values",
     "chain",
+    "chain_flow",
     "em_step",
     "finite",
     "gaussian_counts",
@@ -41,10 +51,13 @@ __all__ = [
     "logsumexp",
     "max_sum",
     "probabilities",
+    "product",
     "ratio",
     "soft_counts",
     "soft_posterior",
     "soft_values",
+    "sum_product",
+    "sum_product_flow",
     "top_counts",
     "top_posterior",
     "top_values",

@@ -8,7 +8,19 @@ import torch
 
 from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import chain, finite, linear_sum, linear_sum_flow, ratio
+from pcircuits.kernels import (
+    SumProduct,
+    chain,
+    chain_flow,
+    choice,
+    finite,
+    linear_sum,
+    linear_sum_flow,
+    product,
+    ratio,
+    sum_product,
+    sum_product_flow,
+)
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.semirings.semiring import Values
@@ -52,8 +64,50 @@ class Scaled:
         raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
         if evidence.latent is not None:
             peak = finite(evidence.latent.detach().amax(-1))
-            raw, scale = raw * (evidence.latent - peak.unsqueeze(-1)).exp().to(raw.dtype), scale + peak.double()
+            latent, scale = evidence.latent - peak.unsqueeze(-1), scale + peak.double()
+            if self.fuses(raw):
+                each = torch.arange(len(rows), device=rows.device).unsqueeze(1)
+                return self.hadamard(Values(raw, scale), each, latent.to(raw.dtype))
+            raw = raw * latent.exp().to(raw.dtype)
         return self._rescaled(self._at_least(raw, self.limits.lost), scale)
+
+    def fuses(self, like: Tensor) -> bool:
+        """Whether levels are one operation each; bounds are worked out step by step."""
+        return not self.upper and choice.on_triton((like,))
+
+    def hadamard(
+        self,
+        table: Values,
+        children: Int[Tensor, "F A"],
+        potentials: Float[Tensor, "F B K"] | None = None,
+    ) -> Values:
+        """Products of rows of a table, and of `exp(potentials)`, none above 1."""
+        found = product(table.v, table.s, children, potentials)
+        self._mark(found.peaks < self.limits.least_peak)
+        return Values(found.values, found.scales)
+
+    def sum_product(
+        self, weights: SumWeights, table: Values, children: Int[Tensor, "F A"], rows: Int[Tensor, " F"] | None
+    ) -> SumProduct:
+        """Sums over products of rows of a table."""
+        found = sum_product(weights.linear, table.v, table.s, children, rows)
+        if children.shape[1] > 1:
+            self._mark(found.peaks < self.limits.least_peak)
+        self._mark(found.lows < self.limits.floor)
+        return found
+
+    def sum_product_flows(
+        self,
+        weights: SumWeights,
+        table: Values,
+        children: Int[Tensor, "F A"],
+        rows: Int[Tensor, " F"] | None,
+        level: SumProduct,
+        flows: Float[Tensor, "F B O"],
+        count: bool,
+    ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "G O J"] | None]:
+        """Flows of the products and, if asked for, expected counts of all weights of the group."""
+        return sum_product_flow(weights.linear, table.v, children, level, flows, rows, count=count)
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:
         first, *rest = children
@@ -104,6 +158,20 @@ class Scaled:
         found = chain(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
         self._mark_chain(found.peaks.unsqueeze(1), found.values.detach().unsqueeze(1))
         return found.values.unsqueeze(1), found.scales.unsqueeze(1)
+
+    def fused_chain_flows(
+        self,
+        weights: SumWeights,
+        sides: Float[Tensor, "T 1 B K"],
+        first: Float[Tensor, "1 B K"],
+        sums: Float[Tensor, "T 1 B K"],
+        last: Float[Tensor, "1 B K"],
+        *,
+        count: bool,
+    ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "1 K K"] | None]:
+        """As `chain_flows`, of a recorded chain."""
+        flows, counts = chain_flow(weights.linear[0], sides[:, 0], first[0], sums[:, 0], last[0], count=count)
+        return flows.unsqueeze(1), None if counts is None else counts.unsqueeze(0)
 
     def _mark_chain(self, peaks: Float[Tensor, "T F B"], sums: Float[Tensor, "T F B K"]) -> None:
         self._mark((peaks < self.limits.least_peak).flatten(0, 1))

@@ -99,32 +99,39 @@ def _outer(sizes: Sizes, draw: Draw) -> Arguments:
     return {"outputs": outputs, "values": given["values"], "gates": given["gates"]}
 
 
-def _level(sizes: Sizes, draw: Draw, tied: bool = True, potentials: bool = True) -> Arguments:
-    f, b, o, j, a = (sizes[axis] for axis in "FBOJA")
-    groups, table = (max(1, f // 2), f + 1) if tied else (f, a * f)
-    children = draw.integers(table, f, a) if tied else torch.arange(a * f).flip(0).view(f, a)
-    given = {
-        "weights": draw.positive(groups, o, j),
+def _products(sizes: Sizes, draw: Draw, tied: bool = True) -> Arguments:
+    """Children that are shared, or that are all read in another order."""
+    f, b, j, a = sizes["F"], sizes["B"], sizes.get("J", sizes.get("K", 0)), sizes["A"]
+    table = f + 1 if tied else a * f
+    return {
         "values": draw.positive(table, b, j),
         "scales": draw.log(table, b).nan_to_num(neginf=-7.0),
-        "children": children,
+        "children": draw.integers(table, f, a) if tied else torch.arange(a * f).flip(0).view(f, a),
     }
-    if tied:
-        given["rows"] = draw.integers(groups, f)
-    return {**given, "potentials": draw.log(f, b, j)} if potentials else given
 
 
-def _bare_level(sizes: Sizes, draw: Draw) -> Arguments:
-    return _level(sizes, draw, tied=False, potentials=False)
+def _with_potentials(sizes: Sizes, draw: Draw) -> Arguments:
+    return {**_products(sizes, draw), "potentials": draw.log(sizes["F"], sizes["B"], sizes["K"])}
+
+
+def _level(sizes: Sizes, draw: Draw) -> Arguments:
+    groups = max(1, sizes["F"] // 2)
+    rows = draw.integers(groups, sizes["F"])
+    return {**_products(sizes, draw), "weights": draw.positive(groups, sizes["O"], sizes["J"]), "rows": rows}
+
+
+def _untied_level(sizes: Sizes, draw: Draw) -> Arguments:
+    f, o, j = (sizes[axis] for axis in "FOJ")
+    return {**_products(sizes, draw, tied=False), "weights": draw.positive(f, o, j)}
 
 
 def _level_flow(sizes: Sizes, draw: Draw) -> Arguments:
     from pcircuits.kernels.sum_product.reference import sum_product
 
     given = _level(sizes, draw)
-    out = sum_product(**given).values
+    found = sum_product(**given)
     del given["scales"]
-    return {**given, "outputs": out, "flows": draw.positive(*out.shape)}
+    return {**given, "level": found, "flows": draw.positive(*found.values.shape), "count": True}
 
 
 def _low_rank(sizes: Sizes, draw: Draw) -> Arguments:
@@ -227,7 +234,7 @@ def _chain_flow(sizes: Sizes, draw: Draw) -> Arguments:
     given = _chain(sizes, draw)
     values = chain(**given).values
     kept = {name: given[name] for name in ("weights", "inputs", "start")}
-    return {**kept, "values": values, "flows": draw.positive(*values.shape[1:])}
+    return {**kept, "values": values, "flows": draw.positive(*values.shape[1:]), "count": True}
 
 
 def _block_sparse(sizes: Sizes, draw: Draw) -> Arguments:
@@ -262,14 +269,23 @@ CASES = (
         2,
         label="_gated",
     ),
-    Case("sum_product", "sum_product", {**_FBOJ, "A": 3}, _level, (*_WX, "potentials")),
-    Case("sum_product", "sum_product", {**_FBOJ, "A": 2}, _bare_level, _WX, label="_untied"),
+    Case("product", "product", {"F": 3, "B": 4, "K": 5, "A": 3}, _products, ("values",)),
+    Case(
+        "product",
+        "product",
+        {"F": 3, "B": 4, "K": 5, "A": 1},
+        _with_potentials,
+        ("values", "potentials"),
+        label="_with_potentials",
+    ),
+    Case("sum_product", "sum_product", {**_FBOJ, "A": 3}, _level, _WX),
+    Case("sum_product", "sum_product", {**_FBOJ, "A": 2}, _untied_level, _WX, label="_untied"),
     Case(
         "sum_product",
         "sum_product_flow",
         {**_FBOJ, "F": 4, "A": 2},
         _level_flow,
-        ("weights", "potentials", *_FLOWS),
+        ("weights", "values", "flows"),
         2,
     ),
     Case("low_rank_sum", "low_rank_sum", {**_FBOJ, "R": 3}, _low_rank, ("left", "right", *_WX)),

@@ -2,50 +2,99 @@
 
 import copy
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
 import pcircuits as pc
 from pcircuits import testing
-from pcircuits.kernels import choice
-from pcircuits.kernels.chain import triton as triton_chain
-from pcircuits.kernels.dense_sum import triton as triton_sum
 from pcircuits.testing.enumeration import Enumeration
 from pcircuits.testing.goodness import sample_p_values
-from pcircuits.workspace import Memory
+from tests.kernels.forced import kernels_chosen
+from tests.kernels.test_ahead_of_time import kernels
 
-EXAMPLES = [  # structure, layer, inputs, weights, evidence
-    ("hmm", "cp-t", "categorical", "dense", "potentials"),
-    ("binary_tree", "tucker", "categorical", "dense", "mixed"),
-    ("rat", "cp", "mixed", "sparse", "hard"),
+SEED = 5
+UPWARD, DOWNWARD = {"sum_product_fwd_kernel"}, {"sum_product_flow_kernel", "sum_product_count_kernel"}
+PRODUCTS = {"product_fwd_kernel", "product_bwd_kernel"}
+CATEGORICAL = {"categorical_fwd_kernel", "segment_sum_fwd_kernel"}
+SOFT = {"soft_fwd_kernel", "soft_posterior_kernel", "soft_count_kernel"}
+
+
+class Example(NamedTuple):
+    """A circuit, its evidence, and kernels that both must launch. Evidence "top" has weights at few values."""
+
+    structure: str
+    layer: str
+    inputs: str
+    weights: str
+    evidence: str
+    kernels: frozenset[str] = frozenset()
+
+    def make(self) -> tuple[pc.Circuit, pc.Evidence]:
+        circuit = testing.example_circuit(self.structure, self.layer, self.inputs, weights=self.weights, seed=SEED)
+        evidence = testing.example_evidence(circuit, "mixed" if self.evidence == "top" else self.evidence, seed=SEED)
+        return circuit, top(evidence) if self.evidence == "top" else evidence
+
+
+def top(evidence: pc.Evidence) -> pc.Evidence:
+    """The two largest weights only."""
+    assert evidence.log_weights is not None
+    log_weights, ids = evidence.log_weights.topk(2, -1)
+    return evidence.replace(log_weights=log_weights, weighted_values=ids)
+
+
+def example(*parts: str, launches: set[str]) -> Example:
+    return Example(*parts, kernels=frozenset(launches))
+
+
+EXAMPLES = [
+    example(
+        *("hmm", "cp-t", "categorical", "dense", "mixed"),
+        launches={"chain_fwd_kernel", "chain_bwd_kernel", "sum_outer_kernel"} | SOFT | CATEGORICAL,
+    ),
+    example(
+        *("hmm", "cp-t", "categorical", "dense", "potentials"),
+        launches={"sum_fwd_kernel", "sum_outer_kernel"} | PRODUCTS | SOFT,
+    ),
+    example(
+        *("hclt", "cp-t", "categorical", "peaked", "top"),
+        launches={"top_fwd_kernel", "top_posterior_kernel"} | UPWARD | DOWNWARD | CATEGORICAL,
+    ),
+    example(
+        *("binary_tree", "cp", "mixed", "sparse", "hard"),
+        launches={"gaussian_fwd_kernel", "gaussian_count_kernel"} | UPWARD | DOWNWARD | PRODUCTS,
+    ),
+    example(
+        *("binary_tree", "tucker", "categorical", "dense", "soft"),
+        launches={"sum_fwd_kernel", "sum_outer_kernel"} | SOFT,
+    ),
 ]
 MORE = [
-    (structure, layer, inputs, weights, evidence)
-    for structure in ("hclt", "rat", "quad_graph")
+    Example(structure, layer, inputs, weights, evidence)
+    for structure in ("hclt", "rat", "quad_graph", "generalized_hmm")
     for layer in ("cp", "cp-t", "tucker")
-    for inputs, weights in (("categorical", "peaked"), ("gaussian", "dense"))
-    for evidence in ("observed", "hard", "potentials")
+    for inputs, weights in (("categorical", "peaked"), ("mixed", "sparse"))
+    for evidence in ("observed", "interval", "potentials", "top")
 ]
-SEED = 5
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """Where the kernels run, and that they do."""
-    calls = []
-    for name in ("_sum", "_outer"):
-        run = getattr(triton_sum, name)
-        monkeypatch.setattr(triton_sum, name, lambda *args, run=run: (calls.append(run), run(*args))[1])
-    if request.param == "interpreter":
-        if torch.cuda.is_available():
-            pytest.skip("kernels are compiled here")
-        monkeypatch.setattr(choice, "on_triton", lambda args: args[0].dtype == torch.float32)
-        monkeypatch.setattr(pc.Circuit, "_memory", lambda *_: Memory())  # what CUDA devices have
-    yield torch.device("cuda" if request.param == "cuda" else "cpu")
-    assert calls
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the kernels run."""
+    if request.param == "interpreter" and torch.cuda.is_available():
+        pytest.skip("kernels are compiled here")
+    return torch.device("cuda" if request.param == "cuda" else "cpu")
+
+
+@pytest.fixture
+def launched(device: torch.device) -> Iterator[set[str]]:
+    with kernels_chosen(device) as names:
+        yield names
 
 
 def to(evidence: pc.Evidence, device: torch.device) -> pc.Evidence:
@@ -56,46 +105,93 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found.detach().cpu().double(), expected.detach().double(), rtol=3e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("example", [*EXAMPLES, *(pytest.param(e, marks=pytest.mark.campaign) for e in MORE)])
-def test_queries_and_learning(example: tuple[str, str, str, str, str], device: torch.device) -> None:
-    *parts, weights, kind = example
-    circuit = testing.example_circuit(*parts, weights=weights, seed=SEED)
-    exact, evidence = copy.deepcopy(circuit).double(), testing.example_evidence(circuit, kind, seed=SEED)
+def test_every_kernel_is_reached() -> None:
+    apart = {"low_rank_fwd_kernel", "block_sparse_fwd_kernel", "block_sparse_outer_kernel"}  # no circuit has such sums
+    assert frozenset().union(*(e.kernels for e in EXAMPLES)) == kernels() - apart
+
+
+@pytest.mark.parametrize(
+    "example", [*EXAMPLES, *(pytest.param(e, marks=pytest.mark.campaign) for e in MORE)], ids=lambda e: "-".join(e[:5])
+)
+def test_queries_and_learning(example: Example, device: torch.device, launched: set[str]) -> None:
+    circuit, evidence = example.make()
+    exact = copy.deepcopy(circuit).double()
     circuit.to(device)
     ours, theirs = circuit.condition(to(evidence, device)), exact.condition(evidence)
     close(ours.log_evidence, theirs.log_evidence)
-    if parts[2] == "categorical":
-        close(ours.marginals(), theirs.marginals())
-    check_gradients(circuit, exact, evidence, device)
-    check_learning(circuit, exact, evidence, device)
+    same_marginals(ours, theirs)
+    same_gradients(circuit, exact, evidence, device)
+    same_learning(circuit, exact, evidence, device)
+    assert launched and launched >= example.kernels
 
 
-def check_gradients(circuit: pc.Circuit, exact: pc.Circuit, evidence: pc.Evidence, device: torch.device) -> None:
-    for model, given in ((circuit, to(evidence, device)), (exact, evidence)):
-        model.zero_grad()
-        model.condition(given).log_evidence.sum().backward()
-    for ours, theirs in zip(circuit.parameters(), exact.parameters(), strict=True):
-        close(ours.grad, theirs.grad)
+def same_marginals(ours: pc.Posterior, theirs: pc.Posterior) -> None:
+    found, expected = ours.marginals(), theirs.marginals()
+    pairs = [(found, expected)] if isinstance(found, torch.Tensor) else zip(found, expected, strict=True)
+    for x, y in pairs:
+        for a, b in [(x, y)] if isinstance(x, torch.Tensor) else zip(x, y, strict=True):
+            close(a, b)
 
 
-def check_learning(circuit: pc.Circuit, exact: pc.Circuit, evidence: pc.Evidence, device: torch.device) -> None:
+def same_gradients(circuit: pc.Circuit, exact: pc.Circuit, evidence: pc.Evidence, device: torch.device) -> None:
+    """In the parameters, and in all numbers of the evidence."""
+    found = []
+    for model, its_device in ((circuit, device), (exact, torch.device("cpu"))):
+        known = evidence._each(lambda x, d=its_device: x.clone().to(d))
+        numbers = [x for x in (known.log_weights, known.latent, known.gates) if x is not None]
+        leaves = [*model.parameters(), *(x.requires_grad_() for x in numbers)]
+        found.append(torch.autograd.grad(model.condition(known).log_evidence.sum(), leaves))
+    for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs)
+
+
+def same_learning(circuit: pc.Circuit, exact: pc.Circuit, evidence: pc.Evidence, device: torch.device) -> None:
     """Counts, and the parameters that they lead to."""
-    for model, given in ((circuit, to(evidence, device)), (exact, evidence)):
-        model.maximise(model.statistics(given), pseudocount=1.0)
+    for model, known in ((circuit, to(evidence, device)), (exact, evidence)):
+        model.maximise(model.statistics(known), pseudocount=1.0)
     for ours, theirs in zip(circuit.parameters(), exact.parameters(), strict=True):
         close(ours, theirs)
 
 
-def test_a_chain_is_one_operation(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, run = [], triton_chain._steps
-    monkeypatch.setattr(triton_chain, "_steps", lambda *args: (calls.append(args), run(*args))[1])
+def check_any(data: st.DataObject) -> None:
+    """All queries equal enumeration; gradients and EM equal those in float64."""
+    circuit = data.draw(testing.circuits(dtypes=(torch.float32,), max_variables=4))
+    evidence = data.draw(testing.evidences(circuit, max_batch=3))
+    with kernels_chosen() as launched:
+        testing.check_posterior(circuit, evidence)
+        possible = ~circuit.condition(evidence).log_evidence.isneginf()
+        if possible.any():
+            exact, evidence = copy.deepcopy(circuit).double(), evidence.rows(possible)
+            same_gradients(circuit, exact, evidence, torch.device("cpu"))
+            same_learning(circuit, exact, evidence, torch.device("cpu"))
+    assert launched
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here")
+@settings(max_examples=6)
+@given(data=st.data())
+def test_any_circuit_under_any_evidence(data: st.DataObject) -> None:
+    check_any(data)
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here")
+@given(data=st.data())
+def test_many_circuits(data: st.DataObject) -> None:
+    check_any(data)
+
+
+def test_a_chain_is_one_operation_up_and_one_down(device: torch.device, launched: set[str]) -> None:
     circuit = testing.example_circuit("hmm", "cp-t", "categorical", seed=SEED)
     exact, x = copy.deepcopy(circuit).double(), torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])
     close(circuit.to(device).log_prob(x.to(device)), exact.log_prob(x))
-    assert len(calls) == 1
+    assert "chain_fwd_kernel" in launched and "chain_bwd_kernel" not in launched
+    launched.clear()
+    close(circuit.statistics(x.to(device)).log_likelihood, exact.statistics(x).log_likelihood)
+    assert {"chain_fwd_kernel", "chain_bwd_kernel", "sum_outer_kernel"} <= launched
 
 
-def test_samples(device: torch.device) -> None:
+def test_samples(device: torch.device, launched: set[str]) -> None:
     circuit = testing.example_circuit("rat", "cp", "categorical", seed=SEED)
     evidence = testing.example_evidence(circuit, "soft", seed=SEED)
     oracle = Enumeration(circuit, evidence)
@@ -103,16 +199,19 @@ def test_samples(device: torch.device) -> None:
     generator = torch.Generator(device).manual_seed(0)
     drawn = circuit.condition(to(evidence, device)).sample(2_000, generator=generator)
     assert min(sample_p_values(drawn.cpu(), oracle)) > testing.contracts.LEAST_P_VALUE
+    assert launched
 
 
-def test_training_through_marginals(device: torch.device) -> None:
+@pytest.mark.parametrize("structure", ["hmm", "hclt"])
+def test_training_through_marginals(structure: str, device: torch.device, launched: set[str]) -> None:
     """The downward pass is differentiated: by kernels, and by the definition where its own graph is asked for."""
-    circuit = testing.example_circuit("hmm", "cp-t", "categorical", seed=SEED)
+    circuit = testing.example_circuit(structure, "cp-t", "categorical", seed=SEED)
     exact, evidence = copy.deepcopy(circuit).double(), testing.example_evidence(circuit, "soft", seed=SEED)
     circuit.to(device)
-    for model, given in ((circuit, to(evidence, device)), (exact, evidence)):
-        loss = model.condition(given).marginals().square().sum()
+    for model, known in ((circuit, to(evidence, device)), (exact, evidence)):
+        loss = model.condition(known).marginals().square().sum()
         gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
         sum(g.square().sum() for g in gradients).backward()
     for ours, theirs in zip(circuit.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(ours.grad.cpu().double(), theirs.grad, rtol=1e-3, atol=1e-4)
+    assert launched

@@ -30,7 +30,10 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     Mutation("dense_sum", "sum_fwd_kernel", "o_j < (i_block + 1) * J_BLOCK", "o_j < J", "linear_sum_gated"),
     Mutation("dense_sum", "sum_outer_kernel", "p_gate + i_j // per_block * s_gj", "p_gate", "outer_sum"),
-    Mutation("sum_product", "load_product", "tl.static_range(1, ARITY)", "tl.static_range(2, ARITY)", "sum_product"),
+    Mutation("product", "load_product", "tl.static_range(1, ARITY)", "tl.static_range(2, ARITY)", "sum_product"),
+    Mutation("product", "load_scale", "b_scale += ", "b_scale = ", "sum_product"),
+    Mutation("product", "product_fwd_kernel", "if pass_ == 0", "if pass_ == 1", "product"),
+    Mutation("product", "product_bwd_kernel", "b_g *= tl.exp(tl.load(", "b_g *= (tl.load(", "product"),
     Mutation("sum_product", "load_share", "b_h / tl.where(b_out > 0, b_out, 1.0)", "b_h", "sum_product_flow"),
     Mutation(
         "sum_product",

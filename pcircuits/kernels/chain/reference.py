@@ -43,16 +43,19 @@ def chain_flow(
     start: Float[Tensor, "B H"],
     values: Float[Tensor, "T B H"],
     flows: Float[Tensor, "B H"],
-) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "H H"]]:
+    *,
+    count: bool,
+) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "H H"] | None]:
     """From flows of the last values: flows of every step's product, which are those of its input and of the values
-    before it, and expected counts of the weights.
+    before it, and, if asked for, expected counts of the weights.
     """
-    before, found, counts = torch.cat([start.unsqueeze(0), values[:-1]]), [], torch.zeros_like(weights)
+    before, found = torch.cat([start.unsqueeze(0), values[:-1]]), []
+    counts = torch.zeros_like(weights) if count else None
     for given, last, out in zip(inputs.flip(0), before.flip(0), values.flip(0), strict=True):
         x, share = given * last, ratio(flows, out)
         peak = x.detach().amax(-1, keepdim=True)
         x = x / torch.where(peak > 0, peak, 1.0)
-        counts = counts + weights * (share.mT @ x)
+        counts = None if counts is None else counts + weights * (share.mT @ x)
         flows = x * (share @ weights)
         found.append(flows)
     return torch.stack(found[::-1]), counts

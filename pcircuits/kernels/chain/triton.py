@@ -102,8 +102,9 @@ def chain_flow(
     values: Float[Tensor, "T B H"],
     flows: Float[Tensor, "B H"],
     *,
+    count: bool,
     precision: Precision = "tf32x3",
-) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "H H"]]:
+) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "H H"] | None]:
     """As the reference's."""
 
     def run(w: Tensor, given: Tensor, first: Tensor, out: Tensor, flow: Tensor) -> Tensors:
@@ -112,13 +113,16 @@ def chain_flow(
         grad = torch.zeros_like(out)
         grad[-1] = ratio(flow, out[-1])
         total, to_given, _ = _gradients(steps, grad)
-        return to_given * given, w * _weights_gradient(steps, total)
+        to_products = to_given * given
+        return (to_products, w * _weights_gradient(steps, total)) if count else (to_products,)
 
     def definition(w: Tensor, given: Tensor, first: Tensor, out: Tensor, flow: Tensor) -> Tensors:
-        return reference.chain_flow(w, given, first, out, flow)
+        found = reference.chain_flow(w, given, first, out, flow, count=count)
+        return tuple(y for y in found if y is not None)
 
-    found, counts = differentiable(run, None, definition, (weights, inputs, start, values, flows), outputs=2)
-    return found, counts
+    outputs = 2 if count else 1
+    found = differentiable(run, None, definition, (weights, inputs, start, values, flows), outputs=outputs)
+    return found[0], found[1] if count else None
 
 
 class Steps(NamedTuple):
@@ -135,7 +139,7 @@ class Steps(NamedTuple):
         table = torch.stack([self.inputs[t], self.states[t]])
         children = torch.arange(2, device=table.device).view(1, 2)
         first, peaks = children[:, 0], self.peaks[t : t + 1]
-        return Level.of(self.weights.unsqueeze(0), table, children, first, None, self.precision, peaks)
+        return Level.of(self.weights.unsqueeze(0), table, children, first, peaks, self.precision)
 
 
 def _steps(w: Tensor, given: Tensor, states: Tensor, precision: Precision) -> Steps:
@@ -169,7 +173,7 @@ def _gradients(steps: Steps, grad: Tensor) -> Tensors:
     below = torch.zeros_like(grad[0])
     for t in range(length - 1, -1, -1):
         total[t] = grad[t] + below
-        to_given[t], below = product_flows(steps.level(t), None, total[t : t + 1])[0][0]
+        to_given[t], below = product_flows(steps.level(t), None, total[t : t + 1])[0]
     return total, to_given, below
 
 

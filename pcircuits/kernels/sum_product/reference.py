@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from pcircuits.kernels.guarded import finite, ratio
+from pcircuits.kernels.guarded import ratio
+from pcircuits.kernels.product.reference import gathered_product
 from pcircuits.types import Float, Int, Tensor
 
 
@@ -28,52 +29,42 @@ def sum_product(
     scales: Float[Tensor, "R B"],
     children: Int[Tensor, "F A"],
     rows: Int[Tensor, " F"] | None = None,
-    potentials: Float[Tensor, "F B J"] | None = None,
 ) -> SumProduct:
     """`out[f,b,o] = sum_j weights[rows[f],o,j] x[f,b,j] / max_j x[f,b,j]` of the products `x` of `children`, and its
-    log scale in float64. `potentials` are logarithms of one more factor of each product. Scales have no gradient.
+    log scale in float64. Scales have no gradient.
     """
-    x, top = _products(values, children, potentials)
+    x = gathered_product(values, children)
     peaks = x.detach().amax(-1)
+    out = _rescaled(x, peaks) @ _of_rows(weights, rows).mT
     safe = torch.where(peaks > 0, peaks, 1.0)
-    out = (x / safe.unsqueeze(-1)) @ _of_rows(weights, rows).mT
     found = scales.detach().double()[children].sum(1) + safe.double().log()
-    return SumProduct(out, found if top is None else found + top.double(), peaks, out.detach().amin(-1))
+    return SumProduct(out, found, peaks, out.detach().amin(-1))
 
 
 def sum_product_flow(
     weights: Float[Tensor, "G O J"],
     values: Float[Tensor, "R B J"],
     children: Int[Tensor, "F A"],
-    outputs: Float[Tensor, "F B O"],
+    level: SumProduct,
     flows: Float[Tensor, "F B O"],
     rows: Int[Tensor, " F"] | None = None,
-    potentials: Float[Tensor, "F B J"] | None = None,
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "G O J"]]:
-    """Flows of the products, which are those of each of their children, and expected counts of the weights, summed over
-    the batch and over the rows that share them.
+    *,
+    count: bool,
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "G O J"] | None]:
+    """From flows of the sums of a `level`: flows of the products, which are those of each of their children, and, if
+    asked for, expected counts of the weights, summed over the batch and over the rows that share them.
     """
-    x, _ = _products(values, children, potentials)
-    peaks = x.detach().amax(-1, keepdim=True)
-    x = x / torch.where(peaks > 0, peaks, 1.0)
-    own, share = _of_rows(weights, rows), ratio(flows, outputs)
+    x, own = _rescaled(gathered_product(values, children), level.peaks), _of_rows(weights, rows)
+    share = ratio(flows, level.values)
+    to_products = x * (share @ own)
+    if not count:
+        return to_products, None
     counts = own * (share.mT @ x)
-    if rows is not None:
-        counts = torch.zeros_like(weights).index_add(0, rows, counts)
-    return x * (share @ own), counts
+    return to_products, counts if rows is None else torch.zeros_like(weights).index_add(0, rows, counts)
 
 
-def _products(
-    values: Tensor, children: Tensor, potentials: Tensor | None
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F B"] | None]:
-    first, *others = children.unbind(1)
-    x = values[first]
-    for child in others:
-        x = x * values[child]
-    if potentials is None:
-        return x, None
-    top = finite(potentials.detach().amax(-1))
-    return x * (potentials - top.unsqueeze(-1)).exp(), top
+def _rescaled(x: Float[Tensor, "F B J"], peaks: Float[Tensor, "F B"]) -> Float[Tensor, "F B J"]:
+    return x / torch.where(peaks > 0, peaks, 1.0).unsqueeze(-1)
 
 
 def _of_rows(weights: Tensor, rows: Tensor | None) -> Float[Tensor, "F O J"]:

@@ -7,26 +7,14 @@ import torch
 import triton.language as tl
 
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
-from pcircuits.kernels.guarded import finite
 from pcircuits.kernels.jit import jit
+from pcircuits.kernels.product.triton import load_product, load_scale
 from pcircuits.kernels.segment_sum.triton import segment_sum
 from pcircuits.kernels.segments import Segments
 from pcircuits.kernels.sum_product import reference
 from pcircuits.kernels.sum_product.reference import SumProduct
 from pcircuits.kernels.tiles import Precision, splits, tile, tiles
 from pcircuits.types import Float, Int, Tensor
-
-
-@jit
-def load_product(x, latent, top, child, i_f, at, o_b, B, J, mask, ARITY: tl.constexpr, LATENT: tl.constexpr):
-    """The product of a row's children, (BB, BJ)."""
-    b_x = tl.load(x + tl.load(child + i_f * ARITY) * B * J + at, mask=mask, other=0.0)
-    for a in tl.static_range(1, ARITY):
-        b_x *= tl.load(x + tl.load(child + i_f * ARITY + a) * B * J + at, mask=mask, other=0.0)
-    if LATENT:
-        b_top = tl.load(top + i_f * B + o_b, mask=o_b < B, other=0.0)
-        b_x *= tl.exp(tl.load(latent + i_f * B * J + at, mask=mask, other=0.0) - b_top[:, None])
-    return b_x
 
 
 @jit
@@ -41,8 +29,8 @@ def load_share(flow, out, at, mask, FLOW: tl.constexpr):
 
 @jit
 def sum_product_fwd_kernel(
-    w, x, child, row, latent, top, scale, out, out_scale, out_peak, out_low, B, O, J, ARITY: tl.constexpr,
-    LATENT: tl.constexpr, BB: tl.constexpr, BO: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
+    w, x, child, row, scale, out, out_scale, out_peak, out_low, B, O, J, ARITY: tl.constexpr, BB: tl.constexpr,
+    BO: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     num_o = tl.cdiv(O, BO)
@@ -55,8 +43,7 @@ def sum_product_fwd_kernel(
     for start in range(0, J, BJ):
         o_j = start + tl.arange(0, BJ)
         m_x = m_b[:, None] & (o_j < J)[None, :]
-        at = o_b[:, None] * J + o_j[None, :]
-        b_x = load_product(x, latent, top, child, i_f, at, o_b, B, J, m_x, ARITY, LATENT)
+        b_x = load_product(x, child, i_f, o_b[:, None] * J + o_j[None, :], B, J, m_x, ARITY)
         b_peak = tl.maximum(b_peak, tl.max(b_x, 1))
         # (BJ, BO)
         b_w = tl.load(p_w + o_o[None, :] * J + o_j[:, None], mask=(o_j < J)[:, None] & m_o[None, :], other=0.0)
@@ -67,21 +54,15 @@ def sum_product_fwd_kernel(
     b_low = tl.min(tl.where(m_o[None, :], b_out, float("inf")), 1)
     tl.store(out_low + (i_f * B + o_b) * num_o + i_o, b_low, mask=m_b)
     if i_o == 0:
-        # (BB,) in float64: a chain of 10,000 steps keeps its digits
-        b_scale = tl.log(b_safe.to(tl.float64))
-        for a in tl.static_range(ARITY):
-            b_scale += tl.load(scale + tl.load(child + i_f * ARITY + a) * B + o_b, mask=m_b, other=0.0)
-        if LATENT:
-            b_scale += tl.load(top + i_f * B + o_b, mask=m_b, other=0.0).to(tl.float64)
+        b_scale = load_scale(scale, child, i_f, o_b, m_b, b_peak, B, ARITY)
         tl.store(out_scale + i_f * B + o_b, b_scale, mask=m_b)
         tl.store(out_peak + i_f * B + o_b, b_peak, mask=m_b)
 
 
 @jit
 def sum_product_flow_kernel(
-    w, x, child, row, latent, top, peak, out, flow, to_child, to_latent, B, O, J, ARITY: tl.constexpr,
-    LATENT: tl.constexpr, FLOW: tl.constexpr, BB: tl.constexpr, BO: tl.constexpr, BJ: tl.constexpr,
-    PRECISION: tl.constexpr,
+    w, x, child, row, peak, out, flow, to_child, B, O, J, ARITY: tl.constexpr, FLOW: tl.constexpr, BB: tl.constexpr,
+    BO: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     num_j = tl.cdiv(J, BJ)
@@ -102,14 +83,9 @@ def sum_product_flow_kernel(
     m_x = m_b[:, None] & m_j[None, :]
     at = o_b[:, None] * J + o_j[None, :]
     if FLOW:
-        b_x = load_product(x, latent, top, child, i_f, at, o_b, B, J, m_x, ARITY, LATENT)
+        b_x = load_product(x, child, i_f, at, B, J, m_x, ARITY)
         tl.store(to_child + i_f * B * J + at, b_x * b_acc, mask=m_x)
     else:
-        if LATENT:
-            b_x = load_product(x, latent, top, child, i_f, at, o_b, B, J, m_x, ARITY, True)
-            tl.store(to_latent + i_f * B * J + at, b_x * b_acc, mask=m_x)
-            b_top = tl.load(top + i_f * B + o_b, mask=m_b, other=0.0)
-            b_acc *= tl.exp(tl.load(latent + i_f * B * J + at, mask=m_x, other=0.0) - b_top[:, None])
         for a in tl.static_range(ARITY):
             b_others = b_acc
             for c in tl.static_range(ARITY):
@@ -120,9 +96,8 @@ def sum_product_flow_kernel(
 
 @jit
 def sum_product_count_kernel(
-    w, x, child, order, offset, latent, top, peak, out, flow, count, G, B, O, J, PARTS, ARITY: tl.constexpr,
-    LATENT: tl.constexpr, FLOW: tl.constexpr, BB: tl.constexpr, BO: tl.constexpr, BJ: tl.constexpr,
-    PRECISION: tl.constexpr,
+    w, x, child, order, offset, peak, out, flow, count, G, B, O, J, PARTS, ARITY: tl.constexpr, FLOW: tl.constexpr,
+    BB: tl.constexpr, BO: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     num_o, num_j, num_b = tl.cdiv(O, BO), tl.cdiv(J, BJ), tl.cdiv(B, BB)
@@ -143,7 +118,7 @@ def sum_product_count_kernel(
         b_peak = tl.load(peak + i_f * B + o_b, mask=m_b, other=1.0)
         b_h /= tl.where(b_peak > 0, b_peak, 1.0)[None, :]
         m_x = m_b[:, None] & m_j[None, :]
-        b_x = load_product(x, latent, top, child, i_f, o_b[:, None] * J + o_j[None, :], o_b, B, J, m_x, ARITY, LATENT)
+        b_x = load_product(x, child, i_f, o_b[:, None] * J + o_j[None, :], B, J, m_x, ARITY)
         b_acc = tl.dot(b_h, b_x, b_acc, input_precision=PRECISION)
     at, m_w = o_o[:, None] * J + o_j[None, :], m_o[:, None] & m_j[None, :]
     if FLOW:
@@ -157,65 +132,63 @@ def sum_product(
     scales: Float[Tensor, "R B"],
     children: Int[Tensor, "F A"],
     rows: Int[Tensor, " F"] | None = None,
-    potentials: Float[Tensor, "F B J"] | None = None,
     *,
     precision: Precision = "tf32x3",
 ) -> SumProduct:
     """As the reference's."""
 
-    def run(w: Tensor, x: Tensor, latent: Tensor | None) -> Tensors:
-        level = Level.of(w, x, children, rows, latent, precision, x.new_empty(len(children), x.shape[1]))
-        return tuple(forward(level, scales))
+    def run(w: Tensor, x: Tensor) -> Tensors:
+        peaks = x.new_empty(len(children), x.shape[1])
+        return tuple(forward(Level.of(w, x, children, rows, peaks, precision), scales))
 
     def gradients(arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
-        w, x, latent = arguments
-        level = Level.of(w, x, children, rows, latent, precision, found[2])
+        w, x = arguments
+        level = Level.of(w, x, children, rows, found[2], precision)
         return (
             weight_counts(level, None, grads[0]) if needed[0] else None,
             _to_values(level, grads[0]) if needed[1] else None,
-            product_flows(level, None, grads[0])[1] if needed[2] else None,
         )
 
-    def definition(w: Tensor, x: Tensor, latent: Tensor | None) -> Tensors:
-        return tuple(reference.sum_product(w, x, scales, children, rows, latent))
+    def definition(w: Tensor, x: Tensor) -> Tensors:
+        return tuple(reference.sum_product(w, x, scales, children, rows))
 
-    return SumProduct(*differentiable(run, gradients, definition, (weights, values, potentials)))
+    return SumProduct(*differentiable(run, gradients, definition, (weights, values)))
 
 
 def sum_product_flow(
     weights: Float[Tensor, "G O J"],
     values: Float[Tensor, "R B J"],
     children: Int[Tensor, "F A"],
-    outputs: Float[Tensor, "F B O"],
+    level: SumProduct,
     flows: Float[Tensor, "F B O"],
     rows: Int[Tensor, " F"] | None = None,
-    potentials: Float[Tensor, "F B J"] | None = None,
     *,
+    count: bool,
     precision: Precision = "tf32x3",
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "G O J"]]:
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "G O J"] | None]:
     """As the reference's."""
 
-    def run(w: Tensor, x: Tensor, out: Tensor, flow: Tensor, latent: Tensor | None) -> Tensors:
-        level = Level.of(w, x, children, rows, latent, precision)
-        return product_flows(level, out, flow)[0], weight_counts(level, out, flow)
+    def run(w: Tensor, x: Tensor, out: Tensor, flow: Tensor) -> Tensors:
+        read = Level.of(w, x, children, rows, level.peaks, precision)
+        to_products = product_flows(read, out, flow)
+        return (to_products, weight_counts(read, out, flow)) if count else (to_products,)
 
-    def definition(w: Tensor, x: Tensor, out: Tensor, flow: Tensor, latent: Tensor | None) -> Tensors:
-        return reference.sum_product_flow(w, x, children, out, flow, rows, latent)
+    def definition(w: Tensor, x: Tensor, out: Tensor, flow: Tensor) -> Tensors:
+        found = reference.sum_product_flow(w, x, children, level._replace(values=out), flow, rows, count=count)
+        return tuple(y for y in found if y is not None)
 
-    arguments = (weights, values, outputs, flows, potentials)
-    to_products, counts = differentiable(run, None, definition, arguments, outputs=2)
-    return to_products, counts
+    outputs = 2 if count else 1
+    found = differentiable(run, None, definition, (weights, values, level.values, flows), outputs=outputs)
+    return found[0], found[1] if count else None
 
 
 class Level(NamedTuple):
-    """What the kernels of one folded level read. `top` is the largest potential of each product."""
+    """What the kernels of one folded level read."""
 
     weights: Tensor
     values: Tensor
     children: Tensor
     rows: Tensor
-    potentials: Tensor | None
-    top: Tensor | None
     peaks: Tensor
     precision: Precision
 
@@ -226,20 +199,12 @@ class Level(NamedTuple):
         values: Tensor,
         children: Tensor,
         rows: Tensor | None,
-        potentials: Tensor | None,
+        peaks: Tensor,
         precision: Precision,
-        peaks: Tensor | None = None,
     ) -> "Level":
         rows = torch.arange(len(children), device=children.device) if rows is None else rows
-        top = None if potentials is None else finite(potentials.amax(-1))
-        if peaks is None:
-            x = values[children].prod(1)
-            if potentials is not None and top is not None:
-                x = x * (potentials - top.unsqueeze(-1)).exp()
-            peaks = x.amax(-1)
-        latent = None if potentials is None else potentials.contiguous()
         return cls(
-            weights.contiguous(), values.contiguous(), children.contiguous(), rows, latent, top, peaks, precision
+            weights.contiguous(), values.contiguous(), children.contiguous(), rows, peaks.contiguous(), precision
         )
 
     @property
@@ -248,20 +213,12 @@ class Level(NamedTuple):
         return len(self.children), self.values.shape[1], *self.weights.shape[1:]
 
     @property
-    def given(self) -> tuple[Tensor, Tensor]:
-        """Potentials and their largest, or what stands in for them where there are none."""
-        if self.potentials is None or self.top is None:
-            return self.values, self.values
-        return self.potentials, self.top
-
-    @property
     def options(self) -> dict:
         return {
             "ARITY": self.children.shape[1],
-            "LATENT": self.potentials is not None,
             "PRECISION": self.precision,
             # more than two factors a product spill registers of four warps
-            "num_warps": 4 if self.potentials is None and self.children.shape[1] < 3 else 8,
+            "num_warps": 4 if self.children.shape[1] < 3 else 8,
         }
 
 
@@ -273,27 +230,23 @@ def forward(level: Level, scales: Tensor) -> SumProduct:
     scale = level.values.new_empty(count, batch, dtype=torch.float64)
     low = level.values.new_empty(count, batch, tiles(outputs, bo))
     sum_product_fwd_kernel[(count * tiles(batch, bb) * tiles(outputs, bo),)](
-        level.weights, level.values, level.children, level.rows, *level.given, scales.double().contiguous(),
-        out, scale, level.peaks, low, batch, outputs, inputs, BB=bb, BO=bo, BJ=bj, **level.options,
+        level.weights, level.values, level.children, level.rows, scales.double().contiguous(), out,
+        scale, level.peaks, low, batch, outputs, inputs, BB=bb, BO=bo, BJ=bj, **level.options,
     )  # fmt: skip
     return SumProduct(out, scale, level.peaks, low.amin(-1))
 
 
-def product_flows(level: Level, out: Tensor | None, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Flows of the products, or where `out` is None their gradients, one for each child (F, A, B, J), and those of the
-    potentials.
-    """
+def product_flows(level: Level, out: Tensor | None, flow: Tensor) -> Tensor:
+    """Flows of the products, or where `out` is None their gradients, one for each child (F, A, B, J)."""
     count, batch, outputs, inputs = level.sizes
     bb, bo, bj = tile(batch), tile(outputs, 32), tile(inputs)
     shape = (count, batch, inputs) if out is not None else (count, level.children.shape[1], batch, inputs)
     found = flow.new_empty(shape)
-    to_latent = found if level.potentials is None else torch.empty_like(level.potentials)
     sum_product_flow_kernel[(count * tiles(batch, bb) * tiles(inputs, bj),)](
-        level.weights, level.values, level.children, level.rows, *level.given, level.peaks,
-        flow if out is None else out.contiguous(), flow.contiguous(), found, to_latent, batch, outputs, inputs,
-        FLOW=out is not None, BB=bb, BO=bo, BJ=bj, **level.options,
+        level.weights, level.values, level.children, level.rows, level.peaks, flow if out is None else out.contiguous(),
+        flow.contiguous(), found, batch, outputs, inputs, FLOW=out is not None, BB=bb, BO=bo, BJ=bj, **level.options,
     )  # fmt: skip
-    return found, to_latent
+    return found
 
 
 def weight_counts(level: Level, out: Tensor | None, flow: Tensor) -> Tensor:
@@ -306,7 +259,7 @@ def weight_counts(level: Level, out: Tensor | None, flow: Tensor) -> Tensor:
     parts = splits(programs, -(-len(level.children) // groups) * tiles(batch, bb))
     found = flow.new_empty(parts, groups, outputs, inputs)
     sum_product_count_kernel[(parts * programs,)](
-        level.weights, level.values, level.children, segments.order, segments.offsets, *level.given, level.peaks,
+        level.weights, level.values, level.children, segments.order, segments.offsets, level.peaks,
         flow if out is None else out.contiguous(), flow.contiguous(), found, groups, batch, outputs, inputs, parts,
         FLOW=out is not None, BB=bb, BO=bo, BJ=bj, **level.options,
     )  # fmt: skip
@@ -315,5 +268,5 @@ def weight_counts(level: Level, out: Tensor | None, flow: Tensor) -> Tensor:
 
 def _to_values(level: Level, grad: Tensor) -> Tensor:
     """Gradients of the gathered values: a row's is the sum over the products that it is in."""
-    pieces = product_flows(level, None, grad)[0].flatten(0, 1).flatten(1)
+    pieces = product_flows(level, None, grad).flatten(0, 1).flatten(1)
     return segment_sum(pieces, level.children.flatten(), level.values.shape[0]).view_as(level.values)
