@@ -1,7 +1,9 @@
 """What kernels compile to, without a device: `python -m tests.kernels.ahead_of_time 80 90` prints JSON lines.
 
 The operations are called as they would be on a device, and what they launch is compiled instead of
-run: a line a kernel and capability. `--all` adds sizes that are odd, and every precision.
+run: a line a kernel and capability. `--all` adds what else a kernel is compiled to: every flag and child count, sizes
+that are odd, and at one launch of each kernel every precision. Processes share the work, and Triton keeps what it has
+compiled.
 """
 
 import argparse
@@ -10,7 +12,9 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +37,7 @@ SIZES = {
 BLOCKS = {"F": 2, "B": 128, "O": 4, "J": 4}
 ODD = {axis: size + 1 for axis, size in SIZES.items()}
 TENSOR_CORES = {80: r"mma\.sync", 90: r"wgmma\.mma|mma\.sync", 100: r"tcgen05\.mma|mma\.sync"}
+FLAGS = ("ARITY", "LATENT", "FLOW", "GATED", "INDIRECT", "WEIGHTED")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -110,43 +115,64 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 def chosen(everything: bool) -> Iterator[tuple[Case, Launch]]:
-    """One launch a kernel, the first of the cases in order; or all."""
-    seen: set = set()
+    """One launch a kernel, the first of the cases in order; or all, and the first at every precision."""
+    kernels: set[str] = set()
+    seen: set[Launch] = set()
     for case in CASES:
-        blocks = case.folder == "block_sparse_sum"
-        for sizes in (
-            (BLOCKS if blocks else SIZES, ODD) if everything and not blocks else (BLOCKS if blocks else SIZES,)
-        ):
+        regular = BLOCKS if case.folder == "block_sparse_sum" else SIZES
+        for sizes in (regular, ODD) if everything and regular is SIZES else (regular,):
             for launch in launches(case, sizes):
-                key = launch if everything else launch.kernel.fn.__name__
-                if key not in seen:
-                    seen.add(key)
-                    yield case, launch
+                first = launch.kernel.fn.__name__ not in kernels
+                for variant in at_every_precision(launch) if everything and first else [launch]:
+                    if variant not in seen and (everything or first):
+                        seen.add(variant)
+                        yield case, variant
+                kernels.add(launch.kernel.fn.__name__)
 
 
-def with_precisions(launch: Launch, everything: bool) -> Iterator[Launch]:
-    """The launch, and with `everything` the same at every precision."""
+def at_every_precision(launch: Launch) -> Iterator[Launch]:
     constants = dict(launch.constants)
-    others = ("ieee", "tf32", "bf16x3") if everything and "PRECISION" in constants else ()
     yield launch
-    for precision in others:
+    for precision in ("ieee", "tf32", "bf16x3") if "PRECISION" in constants else ():
         yield launch._replace(constants=tuple({**constants, "PRECISION": precision}.items()))
 
 
+def row(case: Case, launch: Launch, capability: int) -> dict[str, Any]:
+    flags = {name: value for name, value in launch.constants if name in FLAGS}
+    precision = dict(launch.constants).get("PRECISION")
+    about = {"kernel": launch.kernel.fn.__name__, "case": case.name, "precision": precision, "flags": flags}
+    return {**about, "capability": capability, **compiled(launch, capability)}
+
+
+def rows(work: Sequence[tuple[Case, Launch, int]], jobs: int) -> Iterator[dict[str, Any]]:
+    """In the order in which they are done. Forked processes have the work, which cannot be pickled."""
+    if jobs == 1:
+        yield from (row(*item) for item in work)
+        return
+    torch.set_num_threads(1)
+    with ProcessPoolExecutor(jobs, get_context("fork"), initializer=_WORK.extend, initargs=(work,)) as pool:
+        for done in as_completed([pool.submit(_row_at, i) for i in range(len(work))]):
+            yield done.result()
+
+
+_WORK: list[tuple[Case, Launch, int]] = []  # of a worker process
+
+
+def _row_at(index: int) -> dict[str, Any]:
+    return row(*_WORK[index])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("capabilities", type=int, nargs="+", choices=TENSOR_CORES)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--kernel", default="", help="only those whose name has this in it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
-    for case, first in chosen(options.all):
-        if options.kernel not in first.kernel.fn.__name__:
-            continue
-        for launch in with_precisions(first, options.all):
-            precision = dict(launch.constants).get("PRECISION")
-            row = {"kernel": launch.kernel.fn.__name__, "case": case.name, "precision": precision}
-            for capability in options.capabilities:
-                print(json.dumps({**row, "capability": capability, **compiled(launch, capability)}), flush=True)
+    launched = [x for x in chosen(options.all) if options.kernel in x[1].kernel.fn.__name__]
+    work = [(case, launch, capability) for case, launch in launched for capability in options.capabilities]
+    for found in rows(work, options.jobs):
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
