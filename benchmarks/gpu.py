@@ -10,13 +10,16 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import figures, record
+from benchmarks import figures, gpu_sides, record
 from benchmarks.bounds import BARE, OURS
+from benchmarks.interpreted import kernels_on_cpu
 from benchmarks.spread import Spread, ratio
 from pcircuits_diffusion.evaluate import tables
 
@@ -26,12 +29,13 @@ Results = dict[str, Any]
 
 def measure(options: argparse.Namespace) -> Results:
     """A work at a time."""
-    from benchmarks import gpu_works
+    from benchmarks.gpu_circuits import circuits
+    from benchmarks.gpu_kernels import kernels
 
-    device = torch.device(options.device)
-    sizes = gpu_works.DRY if device.type == "cpu" else gpu_works.FULL
-    found = {}
-    for work in gpu_works.works(sizes, device, options.seed):
+    sizes = gpu_sides.DRY if options.device == "cpu" else gpu_sides.FULL
+    device, found = torch.device(options.device), {}
+    draw = gpu_sides.Draw(device, options.seed)
+    for work in chain(kernels(sizes, draw), circuits(sizes, draw)):
         differences = {action: difference(work, action, sides) for action, sides in work.actions.items()}
         timed = {action: race(sides, device, options.rounds) for action, sides in work.actions.items()}
         found[work.name] = {
@@ -48,10 +52,8 @@ def measure(options: argparse.Namespace) -> Results:
 
 def difference(work: Any, action: str, sides: Mapping[str, Callable]) -> float:
     """Of our numbers from the definition's, relative to the largest of a result."""
-    from benchmarks.gpu_works import DEFINITION
-
     worst = 0.0
-    for ours, theirs in zip(as_tensors(sides[OURS]()), as_tensors(sides[DEFINITION]()), strict=True):
+    for ours, theirs in zip(as_tensors(sides[OURS]()), as_tensors(sides[gpu_sides.DEFINITION]()), strict=True):
         scale = float(theirs.abs().max())
         worst = max(worst, float((ours.double() - theirs.double()).abs().max()) / max(scale, 1e-30))
     if not worst <= SAME:
@@ -127,7 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("there is no CUDA device; --device cpu tries the program on tiny sizes")
     options.rounds = options.rounds or (1 if options.device == "cpu" else 5 if options.reduced else 30)
     torch.backends.cuda.matmul.allow_tf32 = False
-    found = measure(options)
+    with kernels_on_cpu() if options.device == "cpu" else nullcontext():
+        found = measure(options)
     print(table(found))
     folder = options.out or (record.RESULTS if options.device == "cuda" else None)
     if folder is None:

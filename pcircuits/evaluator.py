@@ -139,6 +139,8 @@ def _upward_chain(
     )
     some = levels[:1] if chain.tied else levels
     weights = [level_weights(level, prepared) for level in some] * (len(levels) // len(some))
+    if any(w.pattern is not None for w in weights):
+        return None
     done = semiring.chain(weights, sides, records[-1].values)
     if done is None:
         if chain.tied and levels[0].num_rows == 1:
@@ -160,10 +162,13 @@ def _upward_level(
     if isinstance(level, InputLevel):
         given = evidence.of_variables(level.variables)
         return Record(None, semiring.inputs(level.family, prepared[level.group], level.rows, given))
-    if isinstance(level, InnerLevel) and isinstance(semiring, Scaled) and semiring.fuses(records[0].values.v):
-        gated = level.weights is not None and evidence.gates_of(level.variables) is not None
-        if level.table is not None and not gated:
-            return _fused_level(level, level.table, prepared, semiring, records)
+    if (
+        isinstance(level, InnerLevel)
+        and isinstance(semiring, Scaled)
+        and level.table
+        and semiring.fuses(records[0].values.v)
+    ):
+        return _fused_level(level, prepared, evidence, semiring, records)
     children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
         terms = semiring.mixing_terms(children)
@@ -176,14 +181,21 @@ def _upward_level(
 
 
 def _fused_level(
-    level: InnerLevel, table: Table, prepared: Mapping[str, Any], semiring: Scaled, records: Sequence[Record]
+    level: InnerLevel, prepared: Mapping[str, Any], evidence: Evidence, semiring: Scaled, records: Sequence[Record]
 ) -> Record:
+    """A product as one operation, and with its sum where that is over all children alike for all samples."""
+    table = level.table
+    assert table is not None
     values = side_by_side(table, records)
     if level.weights is None:
         product = semiring.hadamard(values, table.children)
         return Record(product, product)
-    found = semiring.sum_product(prepared[level.weights.group], values, table.children, level.weights.rows)
-    return Record(None, Values(found.values, found.scales), found)
+    weights = prepared[level.weights.group]
+    if weights.pattern is None and evidence.gates_of(level.variables) is None:
+        found = semiring.sum_product(weights, values, table.children, level.weights.rows)
+        return Record(None, Values(found.values, found.scales), found)
+    product = semiring.hadamard(values, table.children)
+    return Record(product, semiring.dense_sum(level_weights(level, prepared, evidence), product))
 
 
 def downward(

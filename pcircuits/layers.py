@@ -7,7 +7,8 @@ from torch import nn
 
 from pcircuits.distributions import LEAST_PROBABILITY, InputFamily, Smoothing
 from pcircuits.errors import ParameterError
-from pcircuits.kernels import probabilities
+from pcircuits.kernels import BlockPattern, choice, probabilities
+from pcircuits.kernels.block_sparse_sum.reference import find_pattern
 from pcircuits.kernels.em_step import cpu as in_place
 from pcircuits.plan import GroupSpec
 from pcircuits.semirings import SumWeights
@@ -51,14 +52,25 @@ class SumGroup(ParameterGroup):
         super().__init__()
         uniform = 0.01 + 0.98 * torch.rand(spec.rows, spec.num_units, spec.num_children, generator=generator)
         self.log_weights = nn.Parameter(uniform.log().log_softmax(-1))
+        self._pattern_of: tuple[Tensor, int, BlockPattern | None] | None = None
 
     def prepare(self) -> SumWeights:
         log_weights: Tensor = self.log_weights
         if self.support is not None:
             log_weights = torch.where(self.support, log_weights, -torch.inf)
         if torch.is_grad_enabled():
-            return SumWeights(log_weights.softmax(-1), log_weights)
-        return SumWeights(probabilities(log_weights, -1), log_weights)
+            return SumWeights(log_weights.softmax(-1), log_weights, pattern=self._pattern)
+        return SumWeights(probabilities(log_weights, -1), log_weights, pattern=self._pattern)
+
+    @property
+    def _pattern(self) -> BlockPattern | None:
+        """The blocks of the support, where sums of blocks are faster than dense ones; found once for a mask."""
+        if self.support is None or not choice.on_triton((self.log_weights,)):
+            return None
+        known, version = self._pattern_of, self.support._version
+        if known is None or known[0] is not self.support or known[1] != version:
+            self._pattern_of = known = (self.support, version, find_pattern(self.support))
+        return known[2]
 
     @torch.no_grad()
     def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:

@@ -1,5 +1,7 @@
 """Operations on bare tensors, each by the implementation that `choice.py` chooses for its arguments."""
 
+from pcircuits.kernels.block_sparse_sum import reference as block_sparse
+from pcircuits.kernels.block_sparse_sum.reference import BlockPattern
 from pcircuits.kernels.categorical import reference as categorical
 from pcircuits.kernels.chain import cpu as chains
 from pcircuits.kernels.chain import reference as chains_definition
@@ -14,6 +16,8 @@ from pcircuits.kernels.soft_evidence import reference as soft_evidence
 from pcircuits.kernels.sum_product import reference as levels
 from pcircuits.kernels.sum_product.reference import SumProduct
 
+block_sparse_sum = chosen(block_sparse.block_sparse_sum)
+block_sparse_sum_flow = chosen(block_sparse.block_sparse_sum_flow)
 categorical_counts = chosen(categorical.categorical_counts)
 categorical_values = chosen(categorical.categorical_values)
 chain = chosen(chains.recorded, "chain")
@@ -35,7 +39,10 @@ top_values = chosen(soft_evidence.top_values)
 __all__ = [
     "LEAST_COUNT",
     "LEAST_PROBABILITY",
+    "BlockPattern",
     "SumProduct",
+    "block_sparse_sum",
+    "block_sparse_sum_flow",
     "categorical_counts",
     "categorical_values",
     "chain",

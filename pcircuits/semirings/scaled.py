@@ -10,6 +10,8 @@ from pcircuits.distributions import InputFamily, draw
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import (
     SumProduct,
+    block_sparse_sum,
+    block_sparse_sum_flow,
     chain,
     chain_flow,
     choice,
@@ -21,6 +23,7 @@ from pcircuits.kernels import (
     sum_product,
     sum_product_flow,
 )
+from pcircuits.kernels.block_sparse_sum.reference import dense
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.semirings.semiring import Values
@@ -128,6 +131,8 @@ class Scaled:
         gates = weights.gates
         if gates is not None:
             return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
+        if weights.pattern is not None:
+            return Values(self._checked(block_sparse_sum(weights.blocks, weights.pattern, product.v)), product.s)
         rows, batch, _ = product.v.shape
         out = self._new((rows, batch, weights.linear.shape[1]), product.v)
         if out is None:
@@ -226,6 +231,9 @@ class Scaled:
     def sum_flows(
         self, weights: SumWeights, product: Values, raw: Values, flows: Tensor, count: bool
     ) -> tuple[Tensor, Tensor | None]:
+        if weights.pattern is not None and weights.gates is None:
+            flow, found = block_sparse_sum_flow(weights.blocks, weights.pattern, product.v, raw.v, flows, count=count)
+            return flow, None if found is None else dense(found, weights.pattern)
         gates, out = weights.gates, self._new(product.v.shape, product.v)
         if gates is not None or out is None:
             linear = None if gates is None else gates.linear

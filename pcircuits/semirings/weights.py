@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from pcircuits.kernels import finite
+from pcircuits.kernels import BlockPattern, finite
+from pcircuits.kernels.block_sparse_sum.reference import blocks_of
 from pcircuits.types import Float, Int, Tensor
 
 
@@ -24,12 +25,20 @@ class Gates(NamedTuple):
 class SumWeights(NamedTuple):
     """A level's weights, rows of children summing to one, as probabilities and as logits (`-inf` outside the support);
     and what multiplies them sample by sample. `as_given`: the logits are the logarithms and not normalised again.
+    `pattern`: the blocks outside of which all are zero, where sums are made of those alone.
     """
 
     linear: Float[Tensor, "F O J"]
     logits: Float[Tensor, "F O J"]
     gates: Gates | None = None
     as_given: bool = False
+    pattern: BlockPattern | None = None
+
+    @property
+    def blocks(self) -> Float[Tensor, "F N S S"]:
+        """The weights inside of the pattern."""
+        assert self.pattern is not None
+        return blocks_of(self.linear, self.pattern)
 
     @property
     def log(self) -> Float[Tensor, "F O J"]:

@@ -89,7 +89,7 @@ def _flow(make: Callable[[Sizes, Draw], Arguments]) -> Callable[[Sizes, Draw], A
     return with_flows
 
 
-def _dense_flow(make: Callable[[Sizes, Draw], Arguments]) -> Callable[[Sizes, Draw], Arguments]:
+def _counting(make: Callable[[Sizes, Draw], Arguments]) -> Callable[[Sizes, Draw], Arguments]:
     return lambda sizes, draw: {**_flow(make)(sizes, draw), "count": True}
 
 
@@ -259,12 +259,12 @@ CASES = (
     Case("dense_sum", "linear_sum", _FBOJ, _sum, _WX),
     Case("dense_sum", "linear_sum", {**_FBOJ, "G": 3}, _gated, (*_WX, "gates"), label="_gated"),
     Case("dense_sum", "outer_sum", {**_FBOJ, "G": 2}, _outer, ("outputs", "values", "gates")),
-    Case("dense_sum", "linear_sum_flow", _FBOJ, _dense_flow(_sum), ("weights", *_FLOWS), 2),
+    Case("dense_sum", "linear_sum_flow", _FBOJ, _counting(_sum), ("weights", *_FLOWS), 2),
     Case(
         "dense_sum",
         "linear_sum_flow",
         {**_FBOJ, "G": 3},
-        _dense_flow(_gated),
+        _counting(_gated),
         ("weights", "gates", *_FLOWS),
         2,
         label="_gated",
@@ -301,7 +301,7 @@ CASES = (
         "block_sparse_sum",
         "block_sparse_sum_flow",
         {"F": 2, "B": 3, "O": 3, "J": 2},
-        _flow(_block_sparse),
+        _counting(_block_sparse),
         ("blocks", *_FLOWS),
         2,
     ),

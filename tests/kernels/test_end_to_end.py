@@ -13,15 +13,17 @@ pytest.importorskip("triton")
 
 import pcircuits as pc
 from pcircuits import testing
+from pcircuits.layers import SumGroup
 from pcircuits.testing.enumeration import Enumeration
 from pcircuits.testing.goodness import sample_p_values
-from tests.kernels.forced import kernels_chosen
+from tests.kernels.launches import kernels_chosen
 from tests.kernels.test_ahead_of_time import kernels
 
 SEED = 5
 UPWARD, DOWNWARD = {"sum_product_fwd_kernel"}, {"sum_product_flow_kernel", "sum_product_count_kernel"}
 PRODUCTS = {"product_fwd_kernel", "product_bwd_kernel"}
 CATEGORICAL = {"categorical_fwd_kernel", "segment_sum_fwd_kernel"}
+BLOCKS = {"block_sparse_fwd_kernel", "block_sparse_outer_kernel"}
 SOFT = {"soft_fwd_kernel", "soft_posterior_kernel", "soft_count_kernel"}
 
 
@@ -106,8 +108,8 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_every_kernel_is_reached() -> None:
-    apart = {"low_rank_fwd_kernel", "block_sparse_fwd_kernel", "block_sparse_outer_kernel"}  # no circuit has such sums
-    assert frozenset().union(*(e.kernels for e in EXAMPLES)) == kernels() - apart
+    apart = {"low_rank_fwd_kernel"}
+    assert BLOCKS.union(*(e.kernels for e in EXAMPLES)) == kernels() - apart
 
 
 @pytest.mark.parametrize(
@@ -189,6 +191,24 @@ def test_a_chain_is_one_operation_up_and_one_down(device: torch.device, launched
     launched.clear()
     close(circuit.statistics(x.to(device)).log_likelihood, exact.statistics(x).log_likelihood)
     assert {"chain_fwd_kernel", "chain_bwd_kernel", "sum_outer_kernel"} <= launched
+
+
+@pytest.mark.parametrize("structure", ["hmm", "binary_tree"])
+def test_sums_of_blocks(structure: str, device: torch.device, launched: set[str]) -> None:
+    """Supports of blocks of 16 x 16 on the diagonal, and some zeros in them."""
+    circuit = testing.example_circuit(structure, "cp-t", "categorical", num_units=32, seed=SEED)
+    blocks = torch.block_diag(*torch.ones(2, 16, 16)).bool()
+    for _, group in circuit.named_groups():
+        if isinstance(group, SumGroup) and group.log_weights.shape[1:] == blocks.shape:
+            group.restrict((blocks & ~torch.eye(32, dtype=torch.bool)).expand_as(group.log_weights).clone())
+    exact, evidence = copy.deepcopy(circuit).double(), testing.example_evidence(circuit, "mixed", seed=SEED)
+    circuit.to(device)
+    ours, theirs = circuit.condition(to(evidence, device)), exact.condition(evidence)
+    close(ours.log_evidence, theirs.log_evidence)
+    same_marginals(ours, theirs)
+    same_gradients(circuit, exact, evidence, device)
+    same_learning(circuit, exact, evidence, device)
+    assert launched >= BLOCKS
 
 
 def test_samples(device: torch.device, launched: set[str]) -> None:

@@ -7,13 +7,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks import gpu, gpu_works
+from benchmarks import gpu, gpu_sides
 from benchmarks.bounds import OURS
+from benchmarks.gpu_kernels import kernels
 
 
 def test_a_work_is_checked_timed_and_told() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    work = next(gpu_works.works(gpu_works.DRY, device, 0))
+    work = next(kernels(gpu_sides.DRY, gpu_sides.Draw(device, 0)))
     assert 0 < gpu.difference(work, "forward", work.actions["forward"]) < gpu.SAME
     timed = gpu.race(work.actions["forward"], device, 1)
     assert {len(seconds) for seconds in timed.values()} == {1} and min(timed[OURS]) > 0
@@ -21,7 +22,7 @@ def test_a_work_is_checked_timed_and_told() -> None:
 
 
 def test_other_numbers_stop_the_benchmark() -> None:
-    work = gpu_works.Work("w", {"forward": {OURS: lambda: torch.ones(2), gpu_works.DEFINITION: lambda: torch.zeros(2)}})
+    work = gpu_sides.Work("w", {"forward": {OURS: lambda: torch.ones(2), gpu_sides.DEFINITION: lambda: torch.zeros(2)}})
     with pytest.raises(SystemExit, match="w, forward: ours and the definition differ"):
         gpu.difference(work, "forward", work.actions["forward"])
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.kernels.guarded import ratio
-from pcircuits.types import Float, Int, Tensor
+from pcircuits.types import Bool, Float, Int, Tensor
 
 
 class BlockPattern(NamedTuple):
@@ -19,6 +19,26 @@ class BlockPattern(NamedTuple):
     @property
     def transposed(self) -> "BlockPattern":
         return BlockPattern(self.columns, self.rows, self.num_columns, self.num_rows)
+
+
+def find_pattern(support: Bool[Tensor, "G O J"]) -> BlockPattern | None:
+    """Blocks of side 64, 32 or 16 that hold all of a support that is shared by G rows: the largest whose area is at
+    most half more than that of any other side. None: they would be more than half of O x J.
+    """
+    outputs, inputs = support.shape[1:]
+    found = []
+    for size in (s for s in (64, 32, 16) if outputs % s == inputs % s == 0):
+        grid = support.any(0).unflatten(1, (-1, size)).unflatten(0, (-1, size)).any(3).any(1)
+        rows, columns = grid.nonzero(as_tuple=True)
+        found.append((BlockPattern(rows, columns, *grid.shape), len(rows) * size**2))
+    least = min((area for _, area in found), default=0)
+    return next((pattern for pattern, area in found if 2 * area <= min(3 * least, outputs * inputs)), None)
+
+
+def blocks_of(weights: Float[Tensor, "F O J"], pattern: BlockPattern) -> Float[Tensor, "F N S S"]:
+    """The pattern's blocks of weights."""
+    grid = weights.unflatten(2, (pattern.num_columns, -1)).unflatten(1, (pattern.num_rows, -1)).transpose(2, 3)
+    return grid[:, pattern.rows, pattern.columns]
 
 
 def dense(blocks: Float[Tensor, "F N S S"], pattern: BlockPattern) -> Float[Tensor, "F O J"]:
@@ -53,8 +73,10 @@ def block_sparse_sum_flow(
     values: Float[Tensor, "F B J"],
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F N S S"]]:
-    """Flows of the inputs, and expected counts of the blocks' weights."""
+    *,
+    count: bool,
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F N S S"] | None]:
+    """Flows of the inputs and, if asked for, expected counts of the blocks' weights."""
     share = ratio(flows, outputs)
     to_values = values * block_sparse_sum(blocks.mT, pattern.transposed, share)
-    return to_values, blocks * block_sparse_outer(share, pattern, values)
+    return to_values, blocks * block_sparse_outer(share, pattern, values) if count else None

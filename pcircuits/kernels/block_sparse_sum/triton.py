@@ -115,12 +115,13 @@ def block_sparse_sum_flow(
     outputs: Float[Tensor, "F B O"],
     flows: Float[Tensor, "F B O"],
     *,
+    count: bool,
     precision: Precision = "tf32x3",
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F N S S"]]:
+) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F N S S"] | None]:
     """As the reference's."""
     share = ratio(flows, outputs)
     to_values = values * block_sparse_sum(blocks.mT, pattern.transposed, share, precision=precision)
-    return to_values, blocks * block_sparse_outer(share, pattern, values, precision=precision)
+    return to_values, blocks * block_sparse_outer(share, pattern, values, precision=precision) if count else None
 
 
 def _sum(w: Tensor, pattern: BlockPattern, x: Tensor, precision: Precision) -> Tensor:

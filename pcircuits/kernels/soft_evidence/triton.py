@@ -287,6 +287,7 @@ def _values(table: Tensor, rows: Tensor, logw: Tensor, precision: Precision) -> 
     soft_fwd_kernel[(parts * programs,)](
         table.contiguous(), rows, logw.contiguous(), out, peaks, count, batch, categories, units,
         tiles(tiles(categories, bv), parts) * bv, BB=bb, BK=bk, BV=bv, PRECISION=precision,
+        num_warps=4 if categories % 16 == units % 16 == 0 else 8,  # addresses that are not aligned spill four warps
     )  # fmt: skip
     top = finite(peaks.amax(0))
     if parts == 1:
