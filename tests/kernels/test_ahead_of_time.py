@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ WITHOUT_PRODUCTS = {
     "categorical_fwd_kernel",
     "gaussian_count_kernel",
     "gaussian_fwd_kernel",
+    "product_bwd_kernel",
+    "product_fwd_kernel",
     "segment_sum_fwd_kernel",
     "top_fwd_kernel",
     "top_posterior_kernel",
@@ -35,10 +38,10 @@ def kernels() -> set[str]:
     return {name for name in names if name.endswith("_kernel")}
 
 
-def check(stack: int, *options: str) -> None:
-    """Compile in a process of its own: here Triton interprets."""
-    jobs = str(os.cpu_count()) if "--all" in options else "1"  # tests run side by side
-    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", *map(str, SHARED_MEMORY), "--jobs", jobs, *options]
+def check(stack: int, *options: str, jobs: int = 1) -> list[dict[str, Any]]:
+    """Compile in processes of their own: here Triton interprets. Returns what was compiled, a row each."""
+    counts = [*map(str, SHARED_MEMORY), "--jobs", str(jobs)]
+    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", *counts, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -49,6 +52,7 @@ def check(stack: int, *options: str) -> None:
     on_tensor_cores = [row for row in rows if row["precision"] not in (None, "ieee")]
     assert [row for row in on_tensor_cores if not row["tensor_core_instructions"]] == []
     assert {row["kernel"] for row in rows if row["precision"] is None} == WITHOUT_PRODUCTS
+    return rows
 
 
 def test_kernels_compile() -> None:
@@ -58,4 +62,4 @@ def test_kernels_compile() -> None:
 @pytest.mark.campaign
 def test_every_variant_compiles() -> None:
     """Odd sizes, every flag and child count, and every precision: in minutes, less from what Triton kept."""
-    check(STACK_AT_ODD_SIZES, "--all")
+    check(STACK_AT_ODD_SIZES, "--all", jobs=os.cpu_count() or 1)
