@@ -105,7 +105,7 @@ def _gated(sizes: Sizes, width: int, draw: Draw) -> Work:
 def _low_rank(sizes: Sizes, width: int, draw: Draw) -> Work:
     count, batch = sizes.regions, sizes.batch
     weights, values = draw.rows(count, width, width), draw(count, batch, width)
-    left, right = draw(count, batch, width, 4), draw(count, batch, width, 4)
+    left, right = draw(count, 4, batch, width), draw(count, 4, batch, width)
     products = products_of([(count, width, width)], batch, draw.device)["forward"]
     ours, theirs = (
         lambda module=module: module.low_rank_sum(weights, left, right, values)

@@ -257,9 +257,12 @@ class Circuit(nn.Module):
         units = self.num_units
         if evidence.latent is not None and evidence.latent.shape[-1] != units:
             raise ShapeError(f"`latent` covers {evidence.latent.shape[-1]} units, this circuit has {units} a region")
-        if evidence.gates is None:
+        if not evidence.has_gates:
             return
-        if units % (blocks := evidence.gates.shape[-1]):
+        if evidence.gate_factors is not None and evidence.gate_factors.shape[-1] != units:
+            width = evidence.gate_factors.shape[-1]
+            raise ShapeError(f"`gate_factors` covers {width} units, this circuit has {units} a region")
+        if evidence.gates is not None and units % (blocks := evidence.gates.shape[-1]):
             raise ShapeError(f"`gates` has {blocks} blocks, which do not divide this circuit's {units} units a region")
         if any(isinstance(level, InnerLevel) and level.product == "kronecker" for level in self.plan.levels):
             raise StructureError(

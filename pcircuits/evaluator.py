@@ -111,7 +111,7 @@ def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring
     """Values of every unit, inputs first."""
     records: list[Record] = []
     segments: dict[int, Segment | FusedSegment] = {}
-    chains = {chain.start: chain for chain in plan.chains if evidence.gates is None}
+    chains = {chain.start: chain for chain in plan.chains if not evidence.has_gates}
     while len(records) < len(plan.levels):
         chain = chains.get(len(records))
         if chain is not None and isinstance(semiring, Scaled) and semiring.takes_chains:
@@ -191,7 +191,7 @@ def _fused_level(
         product = semiring.hadamard(values, table.children)
         return Record(product, product)
     weights = prepared[level.weights.group]
-    if weights.pattern is None and evidence.gates_of(level.variables) is None:
+    if weights.pattern is None and not evidence.gated(level.variables):
         found = semiring.sum_product(weights, values, table.children, level.weights.rows)
         return Record(None, Values(found.values, found.scales), found)
     product = semiring.hadamard(values, table.children)
@@ -335,7 +335,7 @@ def level_weights(
     if evidence is None or isinstance(level, MixingLevel) or level.num_units == 1:
         return weights
     log_gates = evidence.gates_of(level.variables)
-    return weights if log_gates is None else weights._replace(gates=Gates.of(log_gates, weights.linear.dtype))
+    return weights if log_gates is None else weights._replace(gates=Gates(log_gates, weights.linear.dtype))
 
 
 def product_of(level: InnerLevel | MixingLevel, record: Record, upward_pass: Pass) -> Values:

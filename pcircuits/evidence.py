@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.errors import EvidenceError, ShapeError
+from pcircuits.kernels import logsumexp
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 
 
@@ -96,6 +97,8 @@ class Evidence:
             the weight of output o of O for child j of J is multiplied with `exp(gates[b, d, o G // O, j G // J])`, in
             an HMM the transition into step d (what Liu et al. 2024 call block gates, one set a sample and position).
             Sums with a single output have none. Where several inputs meet in a sum, their factors multiply.
+        gate_factors: (B, D, 2, R, K) the same with a factor of its own for each weight, of low rank: the weight of
+            output o for child j is multiplied with `sum_r exp(f[b, d, 0, r, o] + f[b, d, 1, r, j])`.
         interval: `(low, high)`, each a number or a tensor that broadcasts to (B, D), or both in one tensor (B, D, 2). A
             variable that is not observed lies in `[low, high]`, both ends included: what counts is its probability, so
             that a continuous one may as well leave them out, and `low = high` is impossible for it. `-inf` and `inf`
@@ -116,6 +119,7 @@ class Evidence:
         weighted_values: Int[Tensor, "B D W"] | None = None,
         latent: Float[Tensor, "B D K"] | None = None,
         gates: Float[Tensor, "B D G G"] | None = None,
+        gate_factors: Float[Tensor, "B D 2 R K"] | None = None,
         interval: tuple[Tensor | float | int, Tensor | float | int] | Float[Tensor, "B D 2"] | None = None,
     ) -> None:
         if values is None:
@@ -147,8 +151,10 @@ class Evidence:
         _require_weighted(weighted_values, log_weights, observed)
         _require_potentials("latent", latent, values, "K")
         _require_potentials("gates", gates, values, "G, G")
+        _require_potentials("gate_factors", gate_factors, values, "2, R, K")
         self.values, self.observed, self.log_weights = values, observed, log_weights
         self.weighted_values, self.latent, self.gates = weighted_values, latent, gates
+        self.gate_factors = gate_factors
         self.summed: Bool[Tensor, "B D"] | None = None
         self._memory: dict[tuple[int, ...], Memory] = {}
         self.interval = None if interval is None else _interval(interval, values, observed)
@@ -207,7 +213,28 @@ class Evidence:
     @property
     def says_nothing(self) -> bool:
         """Whether no variable is observed and there are no weights, potentials or gates."""
-        return not self.observed.any() and self.log_weights is self.latent is self.gates is None
+        return not self.observed.any() and self.log_weights is self.latent is None and not self.has_gates
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether there are gates or factors of gates."""
+        return self.gates is not None or self.gate_factors is not None
+
+    @property
+    def all_gates(self) -> Float[Tensor, "B D G G"] | None:
+        """Gates and factors of gates in one, a gate for each weight where there are factors."""
+        if self.gate_factors is None:
+            return self.gates
+        left, right = self.gate_factors.double().unbind(2)
+        log = logsumexp((left.unsqueeze(-1) + right.unsqueeze(-2)).movedim(2, -1))
+        if self.gates is None:
+            return log
+        each = log.shape[-1] // self.gates.shape[-1]
+        return log + self.gates.repeat_interleave(each, -1).repeat_interleave(each, -2)
+
+    def gated(self, variables: Sequence[Sequence[int]]) -> bool:
+        """Whether there are gates at groups of variables."""
+        return self.has_gates and any(variables)
 
     def rows(self, index: Shaped[Tensor, " M"]) -> "Evidence":
         """The evidence of some batch rows: an index or a bool mask over B."""
@@ -224,7 +251,13 @@ class Evidence:
         kept: dict[str, Tensor | None] = {"values": self.values, "observed": self.observed}
         if "log_weights" not in fields:
             kept |= {"log_weights": self.log_weights, "weighted_values": self.weighted_values}
-        evidence = Evidence(**{**kept, **fields}, latent=self.latent, gates=self.gates, interval=self.interval)
+        evidence = Evidence(
+            **{**kept, **fields},
+            latent=self.latent,
+            gates=self.gates,
+            gate_factors=self.gate_factors,
+            interval=self.interval,
+        )
         evidence.summed = self.summed
         return evidence
 
@@ -274,12 +307,20 @@ class Evidence:
             None if self.interval is None else self.interval.transpose(0, 1)[index],
         )
 
-    def gates_of(self, variables: Sequence[Sequence[int]]) -> Float[Tensor, "F B G G"] | None:
-        """Per group of variables the sum of their gates; None where nothing is gated."""
-        if self.gates is None or not any(variables):
+    def gates_of(
+        self, variables: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "F B G G"] | Float[Tensor, "F B 2 R K"] | None:
+        """Per group of variables the sum of their gates, or the factors of that if it has some; None where nothing is
+        gated.
+        """
+        if not self.gated(variables):
             return None
-        zero = torch.zeros_like(self.gates[:, 0])
-        return torch.stack([sum((self.gates[:, v] for v in group), zero) for group in variables])
+        if self.gate_factors is not None and self.gates is None and all(len(group) == 1 for group in variables):
+            return torch.stack([self.gate_factors[:, v] for group in variables for v in group])
+        gates = self.all_gates
+        assert gates is not None
+        zero = torch.zeros_like(gates[:, 0])
+        return torch.stack([sum((gates[:, v] for v in group), zero) for group in variables])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
         """Every field changed alike; nothing is validated again."""
@@ -293,7 +334,9 @@ class Evidence:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
         soft += "" if self.weighted_values is None else " of more"
         share = f"{self.observed.float().mean():.0%} observed"
-        more = "".join(f", {name}" for name in ("latent", "gates", "interval") if getattr(self, name) is not None)
+        more = "".join(
+            f", {name}" for name in ("latent", "gates", "gate_factors", "interval") if getattr(self, name) is not None
+        )
         return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft}{more})"
 
 
@@ -361,7 +404,7 @@ def _require_potentials(name: str, potentials: object, values: Tensor, axes: str
     ndim = 3 + axes.count(",")
     if not isinstance(potentials, Tensor) or not potentials.is_floating_point() or potentials.ndim != ndim:
         raise ShapeError(f"`{name}` must be a floating point (B, D, {axes}) tensor, got {describe(potentials)}")
-    square = ndim == 3 or potentials.shape[-1] == potentials.shape[-2]
+    square = {"G, G": potentials.shape[-1] == potentials.shape[-2], "2, R, K": potentials.shape[2] == 2}.get(axes, True)
     if potentials.shape[:2] != values.shape or not square:
         raise ShapeError(
             f"`{name}` must have shape ({values.shape[0]}, {values.shape[1]}, {axes}), got {tuple(potentials.shape)}"

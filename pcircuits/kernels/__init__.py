@@ -11,6 +11,7 @@ from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
 from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+from pcircuits.kernels.low_rank_sum import reference as low_rank
 from pcircuits.kernels.product import reference as products
 from pcircuits.kernels.soft_evidence import reference as soft_evidence
 from pcircuits.kernels.sum_product import reference as levels
@@ -24,6 +25,8 @@ chain = chosen(chains.recorded, "chain")
 chain_flow = chosen(chains_definition.chain_flow)
 linear_sum = chosen(dense_sum.linear_sum)
 linear_sum_flow = chosen(dense_sum.linear_sum_flow)
+low_rank_sum = chosen(low_rank.low_rank_sum)
+low_rank_sum_flow = chosen(low_rank.low_rank_sum_flow)
 gaussian_counts = chosen(gaussian.gaussian_counts)
 gaussian_values = chosen(gaussian.gaussian_values)
 product = chosen(products.product)
@@ -56,6 +59,8 @@ __all__ = [
     "log_sum",
     "log_sum_flow",
     "logsumexp",
+    "low_rank_sum",
+    "low_rank_sum_flow",
     "max_sum",
     "probabilities",
     "product",

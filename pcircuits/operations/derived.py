@@ -78,7 +78,7 @@ class DerivedCircuit(Circuit):
         return {name: self._combine(recipes, prepared) for name, recipes in self._recipes.items()}
 
     def _validate_potentials(self, evidence: Evidence) -> None:
-        if evidence.latent is not None or evidence.gates is not None:
+        if evidence.latent is not None or evidence.has_gates:
             raise StructureError(
                 "`latent` and `gates` belong to the units of one circuit; a derived circuit has others"
             )

@@ -83,7 +83,8 @@ def _powered_evidence(evidence: Evidence, excess: Float[Tensor, ""]) -> Evidence
     """Potentials and gates to the power; soft weights belong to the inputs."""
     powered = evidence.summing(evidence.summed)
     powered.latent = None if evidence.latent is None else _stretched(evidence.latent, excess)
-    powered.gates = None if evidence.gates is None else _stretched(evidence.gates, excess)
+    gates, powered.gate_factors = evidence.all_gates, None
+    powered.gates = None if gates is None else _stretched(gates, excess)
     return powered
 
 

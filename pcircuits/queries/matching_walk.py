@@ -10,7 +10,7 @@ from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite, linear_sum
 from pcircuits.plan import Gather, InputLevel, MixingLevel, Plan
 from pcircuits.queries.matching_fits import Fit
-from pcircuits.semirings import Gates, Scaled, SumWeights
+from pcircuits.semirings import Scaled, SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Walk:
             return None
         weights = level_weights(level, self.prepared, self.current)
         row = slice(node[1], node[1] + 1)
-        gates = None if weights.gates is None else Gates(*(x[row] for x in weights.gates))
+        gates = None if weights.gates is None else weights.gates.row(row)
         return weights._replace(linear=weights.linear[row if len(weights.linear) > 1 else slice(1)], gates=gates)
 
     def _through_sum(self, node: Node, message: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from pcircuits.kernels import (
     finite,
     linear_sum,
     linear_sum_flow,
+    low_rank_sum,
+    low_rank_sum_flow,
     product,
     ratio,
     sum_product,
@@ -129,6 +131,9 @@ class Scaled:
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         gates = weights.gates
+        if gates is not None and (low_rank := gates.low_rank) is not None:
+            raw = low_rank_sum(weights.linear, low_rank.left, low_rank.right, product.v)
+            return Values(self._checked(raw), product.s + low_rank.scale)
         if gates is not None:
             return Values(self._checked(linear_sum(weights.linear, product.v, gates.linear)), product.s + gates.scale)
         if weights.pattern is not None:
@@ -234,7 +239,11 @@ class Scaled:
         if weights.pattern is not None and weights.gates is None:
             flow, found = block_sparse_sum_flow(weights.blocks, weights.pattern, product.v, raw.v, flows, count=count)
             return flow, None if found is None else dense(found, weights.pattern)
-        gates, out = weights.gates, self._new(product.v.shape, product.v)
+        gates = weights.gates
+        if gates is not None and (low_rank := gates.low_rank) is not None:
+            factors = (low_rank.left, low_rank.right)
+            return low_rank_sum_flow(weights.linear, *factors, product.v, raw.v, flows, count=count)
+        out = self._new(product.v.shape, product.v)
         if gates is not None or out is None:
             linear = None if gates is None else gates.linear
             return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)

@@ -4,22 +4,72 @@ from typing import NamedTuple
 
 import torch
 
-from pcircuits.kernels import BlockPattern, finite
+from pcircuits.kernels import BlockPattern, finite, logsumexp
 from pcircuits.kernels.block_sparse_sum.reference import blocks_of
 from pcircuits.types import Float, Int, Tensor
 
 
 class Gates(NamedTuple):
-    """Log factors of a level's weights, one a block and sample (see `Evidence`); `linear exp(scale)` is their `exp`."""
+    """Log factors of a level's weights, one a block and sample, or those that they are made of (see `Evidence`).
+    `linear exp(scale)` is their `exp`.
+    """
 
-    log: Float[Tensor, "F B G G"]
-    linear: Float[Tensor, "F B G G"]
+    given: Float[Tensor, "F B G G"] | Float[Tensor, "F B 2 R K"]
+    dtype: torch.dtype
+
+    @property
+    def log(self) -> Float[Tensor, "F B G G"]:
+        log = self.given.double()
+        if log.ndim == 4:
+            return log
+        left, right = log.unbind(2)
+        return logsumexp((left.unsqueeze(-1) + right.unsqueeze(-2)).movedim(2, -1))
+
+    @property
+    def linear(self) -> Float[Tensor, "F B G G"]:
+        log = self.log
+        return (log - _peaks(log)).exp().to(self.dtype)
+
+    @property
+    def scale(self) -> Float[Tensor, "F B"]:
+        return _peaks(self.log)[..., 0, 0]
+
+    @property
+    def low_rank(self) -> "LowRank | None":
+        """The factors of the gates, if there are some."""
+        if self.given.ndim == 4:
+            return None
+        peaks = _peaks(self.given)
+        left, right = (self.given - peaks).exp().to(self.dtype).movedim((2, 3), (0, 2))
+        return LowRank(left, right, peaks.double().sum(2)[..., 0, 0])
+
+    def row(self, index: slice) -> "Gates":
+        return self._replace(given=self.given[index])
+
+    def of_units(self, at: "Chosen", outputs: int, children: int, log: bool) -> Float[Tensor, "M J"]:
+        """Of some units, one a child; linear ones may have any scale."""
+        row, sample, unit = at
+        if self.given.ndim == 5:
+            left, right = self.given[row, sample].double().unbind(1)
+            left = left.gather(-1, unit[:, None, None].expand(-1, left.shape[1], 1))
+            found = logsumexp((left + right).mT)
+            return found if log else (found - finite(found.amax(-1, keepdim=True))).exp().to(self.dtype)
+        gates = self.log if log else self.linear
+        of_unit = gates[row, sample, unit * gates.shape[-2] // outputs]
+        return of_unit.repeat_interleave(children // gates.shape[-1], -1)
+
+
+class LowRank(NamedTuple):
+    """The factors of gates, `sum_r left[r] right[r] exp(scale)`."""
+
+    left: Float[Tensor, "F R B K"]
+    right: Float[Tensor, "F R B K"]
     scale: Float[Tensor, "F B"]
 
-    @classmethod
-    def of(cls, log: Float[Tensor, "F B G G"], dtype: torch.dtype) -> "Gates":
-        peak = finite(log.detach().amax((-1, -2)))
-        return cls(log.double(), (log - peak[..., None, None]).exp().to(dtype), peak.double())
+
+def _peaks(log: Tensor) -> Tensor:
+    """The largest over the last two axes."""
+    return finite(log.detach().amax((-1, -2), keepdim=True))
 
 
 class SumWeights(NamedTuple):
@@ -50,13 +100,11 @@ class SumWeights(NamedTuple):
 
     def chosen(self, at: "Chosen", log: bool) -> Float[Tensor, "M J"]:
         """The weights of some units: of their children, gates included."""
-        row, sample, unit = at
+        row, _, unit = at
         weights = self.log[row, unit] if log else self.linear[row, unit]
         if self.gates is None:
             return weights
-        gates = self.gates.log if log else self.gates.linear
-        of_unit = gates[row, sample, unit * gates.shape[-2] // self.linear.shape[1]]
-        of_unit = of_unit.repeat_interleave(weights.shape[-1] // gates.shape[-1], -1)
+        of_unit = self.gates.of_units(at, self.linear.shape[1], weights.shape[-1], log)
         return weights + of_unit if log else weights * of_unit
 
 

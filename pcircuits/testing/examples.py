@@ -145,7 +145,8 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
         variables, some `-inf`. "mixed": values, missing and weights in one batch. "spread": weights up to a hundred
         nats apart and far-off continuous values, beside values and missing.
     "interval": values, missing, and intervals of which some leave a side open.
-    "potentials": "mixed", or "hard" where no variable is discrete, with latent potentials, some `-inf`, and gates.
+    "potentials": "mixed", or "hard" where no variable is discrete, with latent potentials, some `-inf`, and gates, of
+        blocks or, for even seeds, of rank 2.
     "impossible": "mixed" whose first row has no possible value of a variable.
 
     Raises:
@@ -275,12 +276,17 @@ def _with_potentials(circuit: Circuit, evidence: Evidence, seed: int) -> Evidenc
     blocks = next(n for n in (3, 2, 1) if units % n == 0)
     gates = 4.0 * torch.randn(*shape, blocks, blocks, generator=generator).to(circuit.dtype)
     gates[0, -1, 0, 0] = -torch.inf if blocks > 1 else 0.0
+    factors = 4.0 * torch.randn(*shape, 2, 2, units, generator=generator).to(circuit.dtype)
+    if units > 1:
+        factors[0, -1, 0, :, 0] = -torch.inf
+    has_gates, of_blocks = circuit.layer != "tucker", bool(seed % 2)
     return Evidence(
         evidence.values,
         observed=evidence.observed,
         log_weights=evidence.log_weights,
         latent=latent,
-        gates=None if circuit.layer == "tucker" else gates,
+        gates=gates if has_gates and of_blocks else None,
+        gate_factors=factors if has_gates and not of_blocks else None,
     )
 
 

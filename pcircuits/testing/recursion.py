@@ -64,11 +64,27 @@ def _latent(evidence: Evidence | None, node: Node) -> Tensor:
 
 def _log_gates(evidence: Evidence | None, node: Node, variables: list[int], children: list[Tensor]) -> Tensor:
     """What is added to each weight of a node's sum: (B, 1, O, J), one entry at a time."""
-    if evidence is None or evidence.gates is None or not variables or node.num_units == 1:
-        return torch.zeros((), dtype=torch.float64)
-    gates = evidence.gates[:, variables].double().sum(1)
-    outputs, inputs, blocks = node.num_units, children[0].shape[-1], gates.shape[-1]
-    entries = [[gates[:, o * blocks // outputs, j * blocks // inputs] for j in range(inputs)] for o in range(outputs)]
+    found = torch.zeros((), dtype=torch.float64)
+    if evidence is None or not variables or node.num_units == 1:
+        return found
+    shape = node.num_units, children[0].shape[-1]
+    for variable in variables:
+        if evidence.gates is not None:
+            found = found + _of_blocks(evidence.gates[:, variable].double(), *shape)
+        if evidence.gate_factors is not None:
+            found = found + _of_factors(evidence.gate_factors[:, variable].double(), *shape)
+    return found
+
+
+def _of_blocks(blocks: Tensor, outputs: int, inputs: int) -> Float[Tensor, "B 1 O J"]:
+    size = blocks.shape[-1]
+    entries = [[blocks[:, o * size // outputs, j * size // inputs] for j in range(inputs)] for o in range(outputs)]
+    return torch.stack([torch.stack(row, -1) for row in entries], -2).unsqueeze(1)
+
+
+def _of_factors(factors: Tensor, outputs: int, inputs: int) -> Float[Tensor, "B 1 O J"]:
+    left, right = factors.unbind(1)
+    entries = [[(left[..., o] + right[..., j]).logsumexp(-1) for j in range(inputs)] for o in range(outputs)]
     return torch.stack([torch.stack(row, -1) for row in entries], -2).unsqueeze(1)
 
 

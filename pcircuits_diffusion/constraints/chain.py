@@ -87,7 +87,7 @@ def _of_hmm(hmm: pc.HMM, evidence: pc.Evidence) -> Chain:
         LogTable(hmm.transition.detach(), tables.transition),
         LogTable(hmm.emission.detach(), tables.emission),
         torch.where(evidence.observed.unsqueeze(-1), 0.0, weights),
-        *(None if (x := getattr(evidence, name, None)) is None else x.detach() for name in ("latent", "gates")),
+        *(None if (x := getattr(evidence, name, None)) is None else x.detach() for name in ("latent", "all_gates")),
     )
     return chain.pinned(evidence.values, evidence.observed)
 

@@ -81,8 +81,8 @@ def _flow(make: Callable[[Sizes, Draw], Arguments]) -> Callable[[Sizes, Draw], A
 
     def with_flows(sizes: Sizes, draw: Draw) -> Arguments:
         given = make(sizes, draw)
-        module = "block_sparse_sum" if "blocks" in given else "dense_sum"
-        function = "block_sparse_sum" if "blocks" in given else "linear_sum"
+        module = "block_sparse_sum" if "blocks" in given else "low_rank_sum" if "left" in given else "dense_sum"
+        function = "linear_sum" if module == "dense_sum" else module
         out = getattr(import_module(f"pcircuits.kernels.{module}.reference"), function)(**given)
         return {**given, "outputs": out, "flows": draw.positive(*out.shape)}
 
@@ -136,7 +136,7 @@ def _level_flow(sizes: Sizes, draw: Draw) -> Arguments:
 
 def _low_rank(sizes: Sizes, draw: Draw) -> Arguments:
     f, b, o, j, r = (sizes[axis] for axis in "FBOJR")
-    return {**_sum(sizes, draw), "left": draw.positive(f, b, o, r), "right": draw.positive(f, b, j, r)}
+    return {**_sum(sizes, draw), "left": draw.positive(f, r, b, o), "right": draw.positive(f, r, b, j)}
 
 
 def _segments(sizes: Sizes, draw: Draw) -> Arguments:
@@ -289,6 +289,14 @@ CASES = (
         2,
     ),
     Case("low_rank_sum", "low_rank_sum", {**_FBOJ, "R": 3}, _low_rank, ("left", "right", *_WX)),
+    Case(
+        "low_rank_sum",
+        "low_rank_sum_flow",
+        {**_FBOJ, "R": 2},
+        _counting(_low_rank),
+        ("weights", "left", "right", *_FLOWS),
+        2,
+    ),
     Case("block_sparse_sum", "block_sparse_sum", {"F": 2, "B": 3, "O": 3, "J": 2}, _block_sparse, ("blocks", "values")),
     Case(
         "block_sparse_sum",

@@ -50,7 +50,7 @@ MUTATIONS = (
         "b_h *= 1.0",
         "sum_product_untied",
     ),
-    Mutation("low_rank_sum", "low_rank_fwd_kernel", "(o_r == r)", "(o_r == 0)", "low_rank_sum"),
+    Mutation("low_rank_sum", "low_rank_fwd_kernel", "right + (i_f * R + r)", "right + (i_f * R)", "low_rank_sum"),
     Mutation("block_sparse_sum", "block_sparse_fwd_kernel", "column + i_n", "column + n", "block_sparse_sum"),
     Mutation("block_sparse_sum", "block_sparse_outer_kernel", "row + i_n", "column + i_n", "block_sparse_outer"),
     Mutation("chain", "chain_fwd_kernel", "o_b += B", "o_b += 0", "chain-"),

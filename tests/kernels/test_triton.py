@@ -15,6 +15,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPOSED = {
     "linear_sum_flow",
     "linear_sum_flow_gated",
+    "low_rank_sum_flow",
     "block_sparse_sum",
     "block_sparse_outer",
     "block_sparse_sum_flow",
