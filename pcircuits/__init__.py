@@ -2,6 +2,7 @@
 
 from pcircuits import files, interop, learning, plot, structures, types
 from pcircuits.circuit import Circuit
+from pcircuits.conditional import ConditionalCircuit, Potentials
 from pcircuits.distributions import (
     Bernoulli,
     Binomial,
@@ -19,6 +20,7 @@ from pcircuits.distributions import (
     Literal,
     LogNormal,
     NegativeBinomial,
+    PerSample,
     PiecewiseLinear,
     Poisson,
     TorchDistribution,
@@ -85,6 +87,7 @@ __all__ = [
     "Circuit",
     "CircuitDistribution",
     "Compatibility",
+    "ConditionalCircuit",
     "DataError",
     "DerivativeCircuit",
     "DerivedCircuit",
@@ -109,9 +112,11 @@ __all__ = [
     "NegativeBinomial",
     "PCircuitsError",
     "ParameterError",
+    "PerSample",
     "PiecewiseLinear",
     "Poisson",
     "Posterior",
+    "Potentials",
     "ProductCircuit",
     "ProjectedCircuit",
     "Projection",

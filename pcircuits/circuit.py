@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcircuits.distributions import Categorical, InputFamily, Smoothing
+from pcircuits.distributions import Categorical, InputFamily, PerSample, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
@@ -159,8 +159,7 @@ class Circuit(nn.Module):
             return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype, memory))
 
     def _memory(self, evidence: Evidence, workspace: Workspace | None) -> Memory:
-        given = (*self.parameters(), *(x for x in vars(evidence).values() if isinstance(x, Tensor)))
-        if self.device.type != "cpu" or (torch.is_grad_enabled() and any(x.requires_grad for x in given)):
+        if self.device.type != "cpu" or self._differentiates() or (torch.is_grad_enabled() and evidence.requires_grad):
             return Memory()
         if workspace is None:
             return Fresh()
@@ -255,6 +254,8 @@ class Circuit(nn.Module):
 
     def _validate_potentials(self, evidence: Evidence) -> None:
         units = self.num_units
+        if evidence.parameters is not None:
+            self._validate_parameters(evidence.parameters)
         if evidence.latent is not None and evidence.latent.shape[-1] != units:
             raise ShapeError(f"`latent` covers {evidence.latent.shape[-1]} units, this circuit has {units} a region")
         if not evidence.has_gates:
@@ -267,6 +268,18 @@ class Circuit(nn.Module):
         if any(isinstance(level, InnerLevel) and level.product == "kronecker" for level in self.plan.levels):
             raise StructureError(
                 "`gates` multiply the weights of sums over Hadamard products; this circuit is 'tucker'"
+            )
+
+    def _validate_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        known = {name for family in self.inputs if isinstance(family, PerSample) for name in family.sizes}
+        if unknown := sorted(parameters.keys() - known):
+            raise EvidenceError(
+                f"`parameters` {unknown[0]!r} belong to no input: those of PerSample families here are {sorted(known)}"
+            )
+        if wrong := [name for name, x in parameters.items() if x.shape[2] != self.num_units]:
+            found = parameters[wrong[0]].shape[2]
+            raise ShapeError(
+                f"`parameters` {wrong[0]!r} cover {found} units, this circuit has {self.num_units} a region"
             )
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +24,7 @@ class InputEvidence(NamedTuple):
     weighted_values: Int[Tensor, "F B W"] | None = None
     memory: "Memory | None" = None
     interval: Float[Tensor, "F B 2"] | None = None
+    parameters: Mapping[str, Shaped[Tensor, "F B K *P"]] | None = None
 
     @property
     def bounded(self) -> Bool[Tensor, "F B"]:
@@ -103,11 +104,13 @@ class Evidence:
             variable that is not observed lies in `[low, high]`, both ends included: what counts is its probability, so
             that a continuous one may as well leave them out, and `low = high` is impossible for it. `-inf` and `inf`
             leave a side open. Weights at the same position multiply.
+        parameters: by name, (B, D, K, ...): unconstrained parameters of the K units of each variable's input regions,
+            one set a sample, in place of the circuit's own. Read by variables of a `PerSample` family.
 
     Raises:
         ShapeError: shapes or dtypes that do not fit together, or an empty batch.
-        EvidenceError: NaN among observed values, NaN or `+inf` among used weights, potentials or gates, or an interval
-            that is empty or has a NaN end.
+        EvidenceError: NaN among observed values or parameters, NaN or `+inf` among used weights, potentials or gates,
+            or an interval that is empty or has a NaN end.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Evidence:
         gates: Float[Tensor, "B D G G"] | None = None,
         gate_factors: Float[Tensor, "B D 2 R K"] | None = None,
         interval: tuple[Tensor | float | int, Tensor | float | int] | Float[Tensor, "B D 2"] | None = None,
+        parameters: Mapping[str, Float[Tensor, "B D K *P"]] | None = None,
     ) -> None:
         if values is None:
             if log_weights is None:
@@ -152,12 +156,14 @@ class Evidence:
         _require_potentials("latent", latent, values, "K")
         _require_potentials("gates", gates, values, "G, G")
         _require_potentials("gate_factors", gate_factors, values, "2, R, K")
+        _require_parameters(parameters, values)
         self.values, self.observed, self.log_weights = values, observed, log_weights
         self.weighted_values, self.latent, self.gates = weighted_values, latent, gates
         self.gate_factors = gate_factors
         self.summed: Bool[Tensor, "B D"] | None = None
         self._memory: dict[tuple[int, ...], Memory] = {}
         self.interval = None if interval is None else _interval(interval, values, observed)
+        self.parameters = None if parameters is None else dict(parameters)
 
     @classmethod
     def from_sets(
@@ -212,8 +218,15 @@ class Evidence:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether no variable is observed and there are no weights, potentials or gates."""
-        return not self.observed.any() and self.log_weights is self.latent is None and not self.has_gates
+        """Whether no variable is observed and there are no weights, potentials, gates or parameters."""
+        given = (self.log_weights, self.latent, self.gates, self.gate_factors, self.parameters)
+        return not self.observed.any() and all(x is None for x in given)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient of any of it is asked for."""
+        tensors = [*vars(self).values(), *(self.parameters or {}).values()]
+        return any(x.requires_grad for x in tensors if isinstance(x, Tensor))
 
     @property
     def has_gates(self) -> bool:
@@ -244,20 +257,15 @@ class Evidence:
         """The batch n times over, (n B, D)."""
         return self._each(lambda x: x.expand(n, *x.shape).flatten(0, 1))
 
-    def replace(self, **fields: Tensor | None) -> "Evidence":
-        """With other `values`, `observed` or weights and the same intervals, latent potentials and gates. `log_weights`
-        are of all values unless `weighted_values` come with them.
+    def replace(self, **fields: Any) -> "Evidence":
+        """With other arguments of the constructor in place of its own. `log_weights` are of all values unless
+        `weighted_values` come with them.
         """
-        kept: dict[str, Tensor | None] = {"values": self.values, "observed": self.observed}
+        names = ("values", "observed", "latent", "gates", "gate_factors", "interval", "parameters")
+        kept = {name: getattr(self, name) for name in names}
         if "log_weights" not in fields:
             kept |= {"log_weights": self.log_weights, "weighted_values": self.weighted_values}
-        evidence = Evidence(
-            **{**kept, **fields},
-            latent=self.latent,
-            gates=self.gates,
-            gate_factors=self.gate_factors,
-            interval=self.interval,
-        )
+        evidence = Evidence(**{**kept, **fields})
         evidence.summed = self.summed
         return evidence
 
@@ -305,6 +313,7 @@ class Evidence:
             None if self.weighted_values is None else self.weighted_values.transpose(0, 1)[index],
             self._memory.setdefault(tuple(variables), Memory()),
             None if self.interval is None else self.interval.transpose(0, 1)[index],
+            self.parameters and {name: x.transpose(0, 1)[index] for name, x in self.parameters.items()},
         )
 
     def gates_of(
@@ -327,6 +336,7 @@ class Evidence:
         evidence = type(self).__new__(type(self))
         for name, value in vars(self).items():
             setattr(evidence, name, change(value) if isinstance(value, Tensor) else None)
+        evidence.parameters = self.parameters and {name: change(x) for name, x in self.parameters.items()}
         evidence._memory = {}
         return evidence
 
@@ -334,9 +344,8 @@ class Evidence:
         soft = "" if self.log_weights is None else f", log_weights over {self.log_weights.shape[-1]} values"
         soft += "" if self.weighted_values is None else " of more"
         share = f"{self.observed.float().mean():.0%} observed"
-        more = "".join(
-            f", {name}" for name in ("latent", "gates", "gate_factors", "interval") if getattr(self, name) is not None
-        )
+        names = ("latent", "gates", "gate_factors", "interval", "parameters")
+        more = "".join(f", {name}" for name in names if getattr(self, name) is not None)
         return f"Evidence({self.batch_size} samples, {self.num_variables} variables, {share}{soft}{more})"
 
 
@@ -411,3 +420,16 @@ def _require_potentials(name: str, potentials: object, values: Tensor, axes: str
         )
     if (bad := potentials.isnan() | potentials.isposinf()).any():
         raise EvidenceError(f"`{name}` has NaN or +inf in batch rows {rows_of(bad)}")
+
+
+def _require_parameters(parameters: object, values: Tensor) -> None:
+    if parameters is None:
+        return
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise ShapeError(f"`parameters` must be a mapping from names to tensors, got {describe(parameters)}")
+    for name, x in parameters.items():
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 3 or x.shape[:2] != values.shape:
+            wanted = f"a floating point ({values.shape[0]}, {values.shape[1]}, K, ...) tensor"
+            raise ShapeError(f"`parameters` {name!r} must be {wanted}, got {describe(x)}")
+        if (bad := x.isnan()).any():
+            raise EvidenceError(f"`parameters` {name!r} has NaN in batch rows {rows_of(bad)}")

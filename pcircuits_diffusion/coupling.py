@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
-from pcircuits_diffusion.modulation import Potentials
 
 
 class Targets(NamedTuple):
@@ -72,9 +71,9 @@ class CoupledPosterior:
     soft evidence.
     """
 
-    def __init__(self, posterior: pc.Posterior, targets: Targets, potentials: Potentials | None = None) -> None:
+    def __init__(self, posterior: pc.Posterior, targets: Targets, potentials: pc.Potentials | None = None) -> None:
         self.posterior, self.targets, self.mask = posterior, targets, targets.mask
-        self.potentials = potentials or Potentials()
+        self.potentials = potentials or pc.Potentials()
 
     @property
     def log_targets(self) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pcircuits as pc
 from pcircuits_diffusion.coupling import COUPLINGS, CoupledPosterior, CouplingOptions, Targets
-from pcircuits_diffusion.modulation import MODULATIONS, Modulation, Potentials
+from pcircuits_diffusion.modulation import MODULATIONS, Modulation
 from pcircuits_diffusion.reduced import ReducedPosterior, TokenMap, stored
 
 
@@ -160,7 +160,7 @@ class CoupledHead(nn.Module):
         """Over the prior's values."""
         targets = Targets.of(logits, mask, sharpen=self.sharpen, top_k=self.top_k, dtype=self.prior.dtype)
         with torch.autocast(logits.device.type, enabled=False):
-            potentials = Potentials()
+            potentials = pc.Potentials()
             if self.modulation is not None and hidden_states is not None:
                 potentials = self.modulation(hidden_states, mask)
             given = pc.Evidence(tokens, observed=~mask, latent=potentials.latent, gates=potentials.gates)

@@ -3,8 +3,6 @@
 Axes: B batch, L positions of the block, E features of a hidden state, K units a region, G blocks of units.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
@@ -12,18 +10,6 @@ import pcircuits as pc
 from pcircuits.types import Bool, Float, Tensor
 
 LARGEST = 12.0  # nats: a potential can favour a state, never exclude it
-
-
-class Potentials(NamedTuple):
-    """Log potentials of each position's units (B, L, K), and log gates of the sums above them (B, L, G, G)."""
-
-    latent: Float[Tensor, "B L K"] | None = None
-    gates: Float[Tensor, "B L G G"] | None = None
-
-    def penalty(self) -> Float[Tensor, " B"]:
-        """The mean squares of both, which regularise training."""
-        squares = [x.square().flatten(1).mean(1) for x in self if x is not None]
-        return torch.stack(squares).sum(0) if squares else torch.zeros(1)
 
 
 class Modulation(nn.Module):
@@ -58,11 +44,11 @@ class Modulation(nn.Module):
     def num_outputs(self) -> int:
         raise NotImplementedError
 
-    def split(self, outputs: Float[Tensor, "B L N"]) -> Potentials:
+    def split(self, outputs: Float[Tensor, "B L N"]) -> pc.Potentials:
         """The perceptron's outputs as potentials."""
         raise NotImplementedError
 
-    def forward(self, hidden: Float[Tensor, "B L E"], mask: Bool[Tensor, "B L"]) -> Potentials:
+    def forward(self, hidden: Float[Tensor, "B L E"], mask: Bool[Tensor, "B L"]) -> pc.Potentials:
         """Potentials given the hidden states and which positions are masked."""
         if hidden.shape != (*mask.shape, self.hidden_size):
             raise pc.ShapeError(
@@ -85,8 +71,8 @@ class Latent(Modulation):
     def num_outputs(self) -> int:
         return self.num_units
 
-    def split(self, outputs: Float[Tensor, "B L N"]) -> Potentials:
-        return Potentials(outputs)
+    def split(self, outputs: Float[Tensor, "B L N"]) -> pc.Potentials:
+        return pc.Potentials(outputs)
 
 
 class Parameter(Modulation):
@@ -99,9 +85,9 @@ class Parameter(Modulation):
     def num_outputs(self) -> int:
         return self.num_units + self.blocks**2
 
-    def split(self, outputs: Float[Tensor, "B L N"]) -> Potentials:
+    def split(self, outputs: Float[Tensor, "B L N"]) -> pc.Potentials:
         latent, gates = outputs.split([self.num_units, self.blocks**2], -1)
-        return Potentials(latent, gates.unflatten(-1, (self.blocks, self.blocks)))
+        return pc.Potentials(latent, gates.unflatten(-1, (self.blocks, self.blocks)))
 
 
 MODULATIONS: dict[str, type[Modulation] | None] = {"none": None, "latent": Latent, "parameter": Parameter}

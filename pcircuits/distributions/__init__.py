@@ -17,6 +17,7 @@ from pcircuits.distributions.laplace import Laplace
 from pcircuits.distributions.literal import Literal
 from pcircuits.distributions.log_normal import LogNormal
 from pcircuits.distributions.negative_binomial import NegativeBinomial
+from pcircuits.distributions.per_sample import PerSample
 from pcircuits.distributions.piecewise_linear import PiecewiseLinear
 from pcircuits.distributions.poisson import Poisson
 from pcircuits.distributions.torch_distribution import TorchDistribution
@@ -48,6 +49,7 @@ __all__ = [
     "Literal",
     "LogNormal",
     "NegativeBinomial",
+    "PerSample",
     "Picks",
     "PiecewiseLinear",
     "Poisson",

@@ -124,8 +124,12 @@ def _family(entry: Any) -> InputFamily:
     kind = entry.get("family") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise StructureError(f"an input family must be one of {', '.join(FAMILIES)}, got {entry!r:.80}")
+    arguments = {key: value for key, value in entry.items() if key != "family"}
+    for key, value in arguments.items():
+        if isinstance(value, dict) and "family" in value:
+            arguments[key] = _family(value)
     try:
-        return FAMILIES[kind](**{key: value for key, value in entry.items() if key != "family"})
+        return FAMILIES[kind](**arguments)
     except (TypeError, OverflowError) as error:
         raise StructureError(f"{entry!r:.80} is no input family: {error}") from error
 

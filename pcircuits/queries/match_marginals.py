@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from pcircuits.distributions.discrete import Discrete
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.kernels import finite
@@ -117,7 +118,7 @@ def match_marginals(
 def _validate(
     circuit: "Circuit", evidence: Evidence, log_targets: Tensor, sweeps: int, ids: Tensor | None = None
 ) -> None:
-    if circuit.num_categories is None:
+    if circuit.num_categories is None or not all(isinstance(family, Discrete) for family in circuit.inputs):
         raise StructureError("match_marginals needs discrete variables with equally many values")
     shape = (*evidence.values.shape, circuit.num_categories) if ids is None else ids.shape
     if not isinstance(log_targets, Tensor) or log_targets.shape != shape:
