@@ -15,7 +15,7 @@ _TIE, _OWN_NAME = re.compile(r"[A-Za-z]\w*"), re.compile(r"(sum|input)_\d+")
 
 @dataclass(frozen=True)
 class Block:
-    """One region's or partition's vector of units, before folding: an input over `variable`, a product of `children`
+    """One region's or partition's vector of units, before folding: an input over `variables`, a product of `children`
     ("hadamard", "kronecker") with or without the sum over it, or "mixing" of partitions. `num_children`: J of the sum.
     """
 
@@ -27,7 +27,7 @@ class Block:
     has_sum: bool
     owner: tuple[int, str] | None
     tie: str | None
-    variable: int = -1
+    variables: tuple[int, ...] = ()
 
     def fold_key(self, family: InputFamily | None) -> tuple:
         return (
@@ -57,8 +57,8 @@ class _Blocks:
         self.num_units, self.layer, self.ties = num_units, layer, ties
         of_region: dict[int, int] = {}
         for i, region in enumerate(graph.regions):
-            if region.variable is not None:
-                of_region[i] = self._add("input", (), num_units, owner=(i, ""), variable=region.variable)
+            if region.is_input:
+                of_region[i] = self._add("input", (), num_units, owner=(i, ""), variables=region.variables)
                 continue
             outputs = 1 if i == graph.root else num_units
             parts = [
@@ -92,7 +92,7 @@ class _Blocks:
         units: int,
         has_sum: bool = False,
         owner: tuple[int, str] | None = None,
-        variable: int = -1,
+        variables: tuple[int, ...] = (),
     ) -> int:
         below = [self.blocks[c] for c in children]
         width = 0
@@ -102,7 +102,7 @@ class _Blocks:
             width = below[0].num_units * below[1].num_units if kind == "kronecker" else below[0].num_units
         depth = 1 + max((b.depth for b in below), default=-1)
         tie = self.ties[owner[0]] + owner[1] if owner is not None and owner[0] in self.ties else None
-        self.blocks.append(Block(kind, children, units, width, depth, has_sum, owner, tie, variable))
+        self.blocks.append(Block(kind, children, units, width, depth, has_sum, owner, tie, variables))
         return len(self.blocks) - 1
 
 

@@ -33,6 +33,12 @@ class InputEvidence(NamedTuple):
             return torch.zeros_like(self.observed)
         return ~self.observed & self.interval.isfinite().any(-1)
 
+    def latent_of(self, arity: int) -> Float[Tensor, "R B K"] | None:
+        """Potentials of the units of regions of `arity` variables each, whose own add up."""
+        if self.latent is None or arity == 1:
+            return self.latent
+        return self.latent.unflatten(0, (-1, arity)).sum(1)
+
     @property
     def soft(self) -> Bool[Tensor, "F B"]:
         return torch.zeros_like(self.observed) if self.log_weights is None else ~self.observed

@@ -68,7 +68,7 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
     """Blocks of equal shape and depth side by side, one level each."""
     folds: dict[tuple, list[int]] = {}
     for i, block in enumerate(blocks):
-        folds.setdefault(block.fold_key(families[block.variable] if block.kind == "input" else None), []).append(i)
+        folds.setdefault(block.fold_key(_family_of(block, families)), []).append(i)
     ordered = sorted(folds.values(), key=lambda rows: (blocks[rows[0]].depth, rows[0]))
     place = {block: (level, row) for level, rows in enumerate(ordered) for row, block in enumerate(rows)}
     groups: dict[str, GroupSpec] = {}
@@ -83,6 +83,19 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
     }
     incoming, at = _incoming(levels), tuple(place[i] for i in range(len(blocks)))
     return Plan(levels, groups, incoming, rows, tuple(blocks), at, places, find_chains(levels, incoming))
+
+
+def _family_of(block: Block, families: Sequence[InputFamily]) -> InputFamily | None:
+    """Of an input, all of whose variables have it."""
+    if block.kind != "input":
+        return None
+    found = [families[v] for v in block.variables]
+    if len(set(found)) > 1 or found[0].num_variables != len(found):
+        raise StructureError(
+            f"an input region over the variables {list(block.variables)} needs one family of {len(found)} variables, "
+            f"the same for each; got {', '.join(map(repr, dict.fromkeys(found)))}"
+        )
+    return found[0]
 
 
 def _place(block: Block, level: Level, row: int) -> tuple[str, int] | None:
@@ -101,11 +114,11 @@ def _level(
 ) -> Level:
     first, count = blocks[0], len(blocks)
     if first.kind == "input":
-        family = families[first.variable]
+        family = families[first.variables[0]]
         group = first.tie or f"input_{n}"
         _add_group(groups, group, GroupSpec(1 if first.tie else count, first.num_units, family=family))
         rows = torch.zeros(count, dtype=torch.long) if first.tie else torch.arange(count)
-        return InputLevel(family, tuple(b.variable for b in blocks), group, rows, count, first.num_units)
+        return InputLevel(family, tuple(v for b in blocks for v in b.variables), group, rows, count, first.num_units)
     places = [[place[b.children[a]] for b in blocks] for a in range(len(first.children))]
     children = tuple(_gather(of_argument) for of_argument in places)
     weights = None
@@ -116,7 +129,7 @@ def _level(
     if first.kind == "mixing":
         assert weights is not None
         return MixingLevel(children, weights, count, first.num_units)
-    variables = tuple(tuple(every[c].variable for c in b.children if every[c].kind == "input") for b in blocks)
+    variables = tuple(tuple(v for c in b.children for v in every[c].variables) for b in blocks)
     kind: Literal["hadamard", "kronecker"] = "kronecker" if first.kind == "kronecker" else "hadamard"
     table = _table(places) if kind == "hadamard" else None
     return InnerLevel(kind, children, table, weights, count, first.num_units, variables)

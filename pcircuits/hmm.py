@@ -44,7 +44,7 @@ class HMM(Circuit):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         graph = chain(length)
-        inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
+        inner = [i for i, region in enumerate(graph.regions) if not region.is_input]
         super().__init__(
             graph,
             Categorical(num_categories),
@@ -53,7 +53,7 @@ class HMM(Circuit):
             seed=seed,
             dtype=dtype,
             sum_ties={i: "initial" if i == graph.root else "transition" for i in inner},
-            input_ties={i: "emission" for i, region in enumerate(graph.regions) if region.variable is not None},
+            input_ties={i: "emission" for i, region in enumerate(graph.regions) if region.is_input},
         )
 
     @classmethod

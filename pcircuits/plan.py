@@ -51,6 +51,8 @@ class Weights:
 
 @dataclass(frozen=True)
 class InputLevel:
+    """Inputs of one family; `variables`: those of the first row, then of the next, as many a row as the family has."""
+
     family: InputFamily
     variables: tuple[int, ...]
     group: str

@@ -32,16 +32,16 @@ def structure(graph: Circuit | RegionGraph, *, ax: "Axes | None" = None) -> "Axe
     ax = _axes(ax)
     x, y = _places(graph), np.array(graph.heights, dtype=float)
     size = 2000 / max(8, 6 + np.bincount(graph.heights).max(), 6 + graph.depth) ** 1.2
-    inputs = {i: region.variable for i, region in enumerate(graph.regions) if region.is_input}
+    inputs = {i: ",".join(map(str, r.variables)) for i, r in enumerate(graph.regions) if r.is_input}
     inner = [i for i in range(len(graph.regions)) if i not in inputs]
     squares, lines = _partitions(graph, x, y)
     ax.plot(*lines.T, color=_EDGE, linewidth=0.8, zorder=1)
     ax.scatter(squares[:, 0], squares[:, 1], s=size / 8, marker="s", color=_INK, zorder=2)
     ax.scatter(x[inner], y[inner], s=size, color=_SUM, zorder=3)
     ax.scatter(x[list(inputs)], y[list(inputs)], s=size, color=_INPUT, zorder=3)
-    for i, variable in inputs.items() if len(inputs) <= _MOST_LABELS else ():
+    for i, variables in inputs.items() if len(inputs) <= _MOST_LABELS else ():
         below = (0, -4 - size**0.5 / 2)
-        ax.annotate(f"{variable}", (x[i], y[i]), below, textcoords="offset points", ha="center", va="top", fontsize=8)
+        ax.annotate(variables, (x[i], y[i]), below, textcoords="offset points", ha="center", va="top", fontsize=8)
     ax.set_title(f"{graph.num_variables} variables, {len(graph.regions)} regions, {graph.num_partitions} partitions")
     ax.margins(0.08)
     ax.set_axis_off()

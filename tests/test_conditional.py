@@ -90,13 +90,11 @@ def test_learns_a_dependence_on_y_that_no_marginal_has() -> None:
     y = torch.randint(0, 2, (256, 1), generator=torch.Generator().manual_seed(0))
     first = torch.randint(0, 2, (256, 1), generator=torch.Generator().manual_seed(1))
     x = torch.cat([first, first ^ y], 1)
-    circuit = pc.Circuit(
-        structures.binary_tree(2), pc.PerSample(pc.Categorical(2)), num_units=2, seed=0, dtype=torch.float64
-    )
-    conditional = pc.ConditionalCircuit(circuit, Network(1, circuit, "inputs logits", 1))
-    batches = list(zip(x.split(64), y.double().split(64), strict=True))
+    family = pc.PerSample(pc.Categorical(2))
+    circuit = pc.Circuit(structures.binary_tree(2), family, num_units=3, seed=0, dtype=torch.float64)
+    conditional = pc.ConditionalCircuit(circuit, Network(1, circuit, "inputs logits"))
     objective = pc.ConditionalCircuit.log_likelihood
-    fit(conditional, batches, objective=objective, learner=pc.Adam(0.1), epochs=60)
+    fit(conditional, [(x, y.double())], objective=objective, learner=pc.Adam(0.3), epochs=60)
     with torch.no_grad():
         assert float(conditional(x, y.double()).mean()) > -0.75  # log 2 = 0.693 is the entropy of x given y
 

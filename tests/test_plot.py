@@ -27,7 +27,9 @@ def test_structure_draws_every_region_and_partition(name: str) -> None:
     ax = plot.structure(graph)
     squares, sums, inputs = (len(points.get_offsets()) for points in ax.collections)
     assert (squares - 1, sums + inputs) == (graph.num_partitions, len(graph.regions))  # and one unseen, at NaN
-    assert sorted(text.get_text() for text in ax.texts) == sorted(str(r.variable) for r in graph.regions if r.is_input)
+    assert sorted(text.get_text() for text in ax.texts) == sorted(
+        str(r.variables[0]) for r in graph.regions if r.is_input
+    )
     ax.figure.canvas.draw()
 
 

@@ -16,6 +16,7 @@ from pcircuits.distributions.indicator import Indicator
 from pcircuits.distributions.laplace import Laplace
 from pcircuits.distributions.literal import Literal
 from pcircuits.distributions.log_normal import LogNormal
+from pcircuits.distributions.multivariate_gaussian import MultivariateGaussian
 from pcircuits.distributions.negative_binomial import NegativeBinomial
 from pcircuits.distributions.per_sample import PerSample
 from pcircuits.distributions.piecewise_linear import PiecewiseLinear
@@ -48,6 +49,7 @@ __all__ = [
     "Laplace",
     "Literal",
     "LogNormal",
+    "MultivariateGaussian",
     "NegativeBinomial",
     "PerSample",
     "Picks",

@@ -29,13 +29,17 @@ class Picks(tuple):
 
 
 class InputFamily(ABC):
-    """A univariate distribution family over K units; subclasses are frozen dataclasses, so that equal specifications
-    fold together.
+    """A distribution family over K units, of one variable unless it says otherwise; subclasses are frozen dataclasses,
+    so that equal specifications fold together.
+
+    Families of M variables get evidence with M rows for each of F regions, theirs one after the other, and `posterior`
+    returns as many; `sample` returns (M picks, M variables).
 
     Parameters are a dict of tensors whose first axes are (G, K). `prepare` turns them into what the other methods read.
     """
 
     name: ClassVar[str]
+    num_variables: int = 1  # of each input region: more for families of joint distributions
     num_categories: int | None = None  # V for discrete families over 0..V-1
     is_integer: ClassVar[bool] = False  # of families that are not discrete: whether values are integers, without bound
     learns_by_em: ClassVar[bool] = True  # whether statistics of a fixed size determine the parameters
@@ -75,6 +79,13 @@ class InputFamily(ABC):
     @abstractmethod
     def log_values(self, prepared: Any, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
         """Log of each unit's value under the evidence (float64): unobserved values summed out, or maximised out."""
+
+    def log_maxima(self, prepared: Any, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        """As `log_values` maximised, but summed out where the evidence says `summed`."""
+        found = self.log_values(prepared, rows, evidence, True)
+        if evidence.summed is None:
+            return found
+        return torch.where(evidence.summed.unsqueeze(-1), self.log_values(prepared, rows, evidence, False), found)
 
     def scaled_values(
         self, prepared: Any, rows: Rows, evidence: InputEvidence, memory: Memory
@@ -156,6 +167,10 @@ class InputFamily(ABC):
             StructureError: the family has no closed form.
         """
         raise StructureError(f"entropies need the expected log probability of {self!r}, which has no closed form here")
+
+    def covariance(self, prepared: Any, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K M M"]:
+        """Covariances of a region's M variables under each unit given the evidence: asked of joint families."""
+        raise StructureError(f"{self!r} is of one variable, so its units have no covariances")
 
     def to_json(self) -> dict[str, Any]:
         return {"family": self.name, **asdict(self)}  # type: ignore[call-overload]

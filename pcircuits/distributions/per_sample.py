@@ -67,8 +67,9 @@ class PerSample(InputFamily):
     name = "per_sample"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, InputFamily) or isinstance(self.base, PerSample):
-            raise ParameterError(f"PerSample wraps an input family such as Gaussian(), got {self.base!r:.80}")
+        base = self.base
+        if not isinstance(base, InputFamily) or isinstance(base, PerSample) or base.num_variables > 1:
+            raise ParameterError(f"PerSample wraps a family of one variable such as Gaussian(), got {base!r:.80}")
 
     @property
     def num_categories(self) -> int | None:  # type: ignore[override]

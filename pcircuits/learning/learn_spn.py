@@ -143,7 +143,7 @@ def _fill(circuit: Circuit, table: Tensor, search: _Search, pseudocount: float) 
     for region, rows in search.seen.items():
         group, row = _parameters_of(circuit, region, "")
         assert isinstance(group, InputGroup)
-        variable = circuit.graph.regions[region].variable
+        variable = circuit.graph.regions[region].variables[0]
         for name, value in _fit(group.family, table[rows, variable], smooth).items():
             if name not in group.family.fixed:
                 group.get_parameter(name)[row] = value[0]

@@ -101,8 +101,8 @@ class Pieces:
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
 
-    def add_input(self, variable: int, units: int, recipe: Any, *, tie: str | None = None) -> int:
-        return self._add(Block("input", (), units, 0, 0, False, self._owner(), tie, variable), recipe)
+    def add_input(self, variables: Sequence[int], units: int, recipe: Any, *, tie: str | None = None) -> int:
+        return self._add(Block("input", (), units, 0, 0, False, self._owner(), tie, tuple(variables)), recipe)
 
     def add(
         self,
@@ -136,7 +136,7 @@ def scopes(blocks: Sequence[Block]) -> list[int]:
     """The scope of each block as a bit mask of variables."""
     masks: list[int] = []
     for block in blocks:
-        mask = 0 if block.variable < 0 else 1 << block.variable
+        mask = sum(1 << variable for variable in block.variables)
         for child in block.children:
             mask |= masks[child]
         masks.append(mask)
@@ -149,7 +149,7 @@ def _region_graph(blocks: Sequence[Block]) -> RegionGraph:
 
 def _region(block: Block) -> Region:
     if block.kind == "input":
-        return Region.input(block.variable)
+        return Region.input(*block.variables)
     partitions = [(c,) for c in block.children] if block.kind == "mixing" else [block.children]
     return Region.split(*partitions)
 

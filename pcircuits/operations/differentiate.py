@@ -53,7 +53,7 @@ class DerivativeCircuit(SignedFunction, DerivedCircuit):
             place = source.plan.places[block]
             assert place is not None
             units = unit_rows(prepared[0][place[0]], torch.tensor([place[1]]))
-            of_variable = source.plan.blocks[block].variable == self.variable
+            of_variable = source.plan.blocks[block].variables == (self.variable,)
             rows.append(Quadratics.of(units) if of_variable and not isinstance(units, Quadratics) else units)
         return join_units(rows)
 

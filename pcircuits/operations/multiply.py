@@ -188,8 +188,8 @@ class _Multiplication:
 
     def _input(self, i: int, j: int) -> "_Step":
         recipe = ProductRecipe("input", self._places(i, j), self._sizes(i, j))
-        variable = self.factors[0].blocks[i].variable
-        return _Step([], lambda _: self.out.add_input(variable, recipe.sizes[0] * recipe.sizes[1], recipe))
+        variables = self.factors[0].blocks[i].variables
+        return _Step([], lambda _: self.out.add_input(variables, recipe.sizes[0] * recipe.sizes[1], recipe))
 
     def _mixing(self, i: int, j: int) -> "_Step":
         parts = [

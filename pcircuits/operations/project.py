@@ -110,7 +110,12 @@ def _project(plan: Plan, kept: Sequence[int], *, keep_ties: bool) -> list[Piece]
             continue
         tie = block.tie if keep_ties else None
         if block.kind == "input":
-            place[n] = out.add_input(new[block.variable], block.num_units, ProjectedRecipe(n), tie=tie)
+            if any(variable not in new for variable in block.variables):
+                raise StructureError(
+                    f"variables {block.variables} have one joint input: keep all of them or none, or use evidence"
+                )
+            variables = [new[variable] for variable in block.variables]
+            place[n] = out.add_input(variables, block.num_units, ProjectedRecipe(n), tie=tie)
             continue
         left = [a for a, child in enumerate(block.children) if child in place]
         children, kind, keep = [place[block.children[a]] for a in left], block.kind, None

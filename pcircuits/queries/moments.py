@@ -42,16 +42,19 @@ def covariance(evaluation: Evaluation) -> Float[Tensor, "B D D"]:
 
     Variables are independent given the latent path, so for i != j this is the covariance of the means of the units
     that the path ends in. With the units of variable i multiplied by `exp(t_i mean)` it is the second derivative of
-    the log evidence with respect to t_i and t_j at zero, in float64.
+    the log evidence with respect to t_i and t_j at zero, in float64. Variables of one joint input have a covariance
+    under each unit too, and `exp(t' covariance t / 2)` beside.
     """
     plan, prepared, evidence = evaluation.fast.plan, evaluation.fast.prepared, evaluation.fast.evidence
     levels = [level for level in plan.levels if isinstance(level, InputLevel)]
     with torch.no_grad():
         variances = moment(evaluation, 2) - moment(evaluation, 1).square()
-        means = [_unit_means(level, prepared[level.group], evidence.of_variables(level.variables)) for level in levels]
+        found = [
+            _unit_moments(level, prepared[level.group], evidence.of_variables(level.variables)) for level in levels
+        ]
     with torch.enable_grad():
         tilt = torch.zeros(evidence.values.shape, dtype=torch.float64, device=evidence.device, requires_grad=True)
-        tilts = (tilt.T[list(level.variables)].unsqueeze(-1) * m for level, m in zip(levels, means, strict=True))
+        tilts = (_tilt(tilt.T[list(level.variables)], *m) for level, m in zip(levels, found, strict=True))
         log_evidence = upward(plan, prepared, evidence, _Tilted(tilts)).log_evidence
         (first,) = torch.autograd.grad(log_evidence.sum(), tilt, create_graph=True)
         second = [torch.autograd.grad(column.sum(), tilt, retain_graph=True)[0] for column in first.unbind(1)]
@@ -71,13 +74,30 @@ class _Tilted(Log):
         return Values(v + next(self.tilts), s)
 
 
-def _unit_means(level: InputLevel, prepared: Any, given: InputEvidence) -> Float[Tensor, "F B K"]:
-    """The mean of a variable under each of its units, given its evidence; 0 where that is impossible."""
-    return torch.stack([_unit_mean(level, prepared, given, unit) for unit in range(level.num_units)], -1)
+def _tilt(
+    t: Float[Tensor, "N B"], means: Float[Tensor, "F M B K"], covariances: Float[Tensor, "F B K M M"] | None
+) -> Float[Tensor, "F B K"]:
+    t = t.view(means.shape[:3])
+    linear = torch.einsum("fmb,fmbk->fbk", t, means)
+    if covariances is None:
+        return linear
+    return linear + 0.5 * torch.einsum("fmb,fbkmn,fnb->fbk", t, covariances, t)
 
 
-def _unit_mean(level: InputLevel, prepared: Any, given: InputEvidence, unit: int) -> Float[Tensor, "F B"]:
-    shape = (*given.values.shape, level.num_units)
+def _unit_moments(
+    level: InputLevel, prepared: Any, given: InputEvidence
+) -> tuple[Float[Tensor, "F M B K"], Float[Tensor, "F B K M M"] | None]:
+    """Means of a level's M variables a region under each unit given their evidence, 0 where that is impossible, and
+    their covariances where they are several.
+    """
+    means = torch.stack([_unit_mean(level, prepared, given, unit) for unit in range(level.num_units)], -1)
+    joint = level.family.num_variables > 1
+    covariances = level.family.covariance(prepared, level.rows, given) if joint else None
+    return means.unflatten(0, (level.num_rows, -1)), covariances
+
+
+def _unit_mean(level: InputLevel, prepared: Any, given: InputEvidence, unit: int) -> Float[Tensor, "N B"]:
+    shape = (level.num_rows, given.values.shape[1], level.num_units)
     flows = torch.zeros(shape, dtype=torch.float64, device=given.values.device)
     flows[..., unit] = 1.0
     found = level.family.posterior(prepared, level.rows, given, flows, True)

@@ -64,12 +64,13 @@ def decode(
     for level, every, draws in select(p, n, generator):
         given, picks, draw_index = p.evidence.of_variables(level.variables), every, draws
         if variables is not None:
-            wanted = variables[:, list(level.variables)].T[every[0], every[1]]
+            of_regions = variables.T[list(level.variables)].unflatten(0, (level.num_rows, -1)).any(1)
+            wanted = of_regions[every[0], every[1]]
             picks, draw_index = Picks(*(x[wanted] for x in every)), draws[wanted]
         values = level.family.sample(p.prepared[level.group], level.rows, given, picks, temperature, generator)
         row, sample_row, _ = picks
-        variable = torch.tensor(level.variables, device=row.device)[row]
-        out[draw_index, sample_row, variable] = values.to(out.dtype)
+        variable = torch.tensor(level.variables, device=row.device).view(level.num_rows, -1)[row]
+        out[draw_index.unsqueeze(-1), sample_row.unsqueeze(-1), variable] = values.to(out.dtype).view(variable.shape)
     return out
 
 

@@ -23,11 +23,12 @@ class Log:
     _sum = staticmethod(log_sum)
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        v = family.log_values(prepared, rows, evidence, self._maximise)
-        if self._maximise and evidence.summed is not None:
-            free = family.log_values(prepared, rows, evidence, False)
-            v = torch.where(evidence.summed.unsqueeze(-1), free, v)
-        v = v if evidence.latent is None else v + evidence.latent.double()
+        if self._maximise:
+            v = family.log_maxima(prepared, rows, evidence)
+        else:
+            v = family.log_values(prepared, rows, evidence, False)
+        latent = evidence.latent_of(family.num_variables)
+        v = v if latent is None else v + latent.double()
         return Values(v, v.new_zeros(v.shape[:2]))
 
     def product(self, kind: str, children: Sequence[Values]) -> Values:

@@ -67,9 +67,9 @@ class Scaled:
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
-        if evidence.latent is not None:
-            peak = finite(evidence.latent.detach().amax(-1))
-            latent, scale = evidence.latent - peak.unsqueeze(-1), scale + peak.double()
+        if (potentials := evidence.latent_of(family.num_variables)) is not None:
+            peak = finite(potentials.detach().amax(-1))
+            latent, scale = potentials - peak.unsqueeze(-1), scale + peak.double()
             if self.fuses(raw):
                 each = torch.arange(len(rows), device=rows.device).unsqueeze(1)
                 return self.hadamard(Values(raw, scale), each, latent.to(raw.dtype))

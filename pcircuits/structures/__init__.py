@@ -6,6 +6,7 @@ from pcircuits.structures.chow_liu import chow_liu, chow_liu_tree
 from pcircuits.structures.factorized import factorized
 from pcircuits.structures.from_networkx import from_networkx
 from pcircuits.structures.generalized_hmm import generalized_hmm
+from pcircuits.structures.grouped import grouped
 from pcircuits.structures.hclt import hclt
 from pcircuits.structures.latent_tree import latent_tree
 from pcircuits.structures.mutual_information import mutual_information
@@ -29,6 +30,7 @@ __all__ = [
     "factorized",
     "from_networkx",
     "generalized_hmm",
+    "grouped",
     "hclt",
     "image",
     "latent_tree",

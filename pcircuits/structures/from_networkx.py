@@ -12,9 +12,10 @@ from pcircuits.structures.validation import require_integer
 def from_networkx(digraph: nx.DiGraph) -> RegionGraph:
     """A region graph from a directed graph whose edges lead from a region to what it is made of.
 
-    A node with the attribute `variable=v` is an input region; one with `partition=True` is a partition, and its
-    successors are the regions that it multiplies; any other node is a region. A region's successors are its
-    partitions, or else regions, which then are its only partition. The one node without predecessors is the root.
+    A node with the attribute `variable=v`, or `variable=(v, w)` of several, is an input region; one with
+    `partition=True` is a partition, and its successors are the regions that it multiplies; any other node is a region.
+    A region's successors are its partitions, or else regions, which then are its only partition. The one node without
+    predecessors is the root.
     Hints are read from `digraph.graph`. Regions are numbered children first, otherwise in the order of the nodes, so
     this inverts `RegionGraph.to_networkx`.
 
@@ -62,7 +63,8 @@ def _region(digraph: nx.DiGraph, node: Hashable, ids: dict[Hashable, int]) -> Re
         if successors:
             raise StructureError(f"node {node!r} has a variable, so it must have no successors, got {successors!r:.80}")
         variable = digraph.nodes[node]["variable"]
-        return Region.input(require_integer(f"node {node!r}: variable", variable, minimum=0))
+        variables = variable if isinstance(variable, tuple | list) and variable else (variable,)
+        return Region.input(*(require_integer(f"node {node!r}: variable", v, minimum=0) for v in variables))
     partitions = [successor for successor in successors if _is_partition(digraph, successor)]
     if not successors or (partitions and len(partitions) < len(successors)):
         raise StructureError(

@@ -20,15 +20,15 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A set of variables: an input region over one `variable`, or a sum over the partitions of its scope."""
+    """A set of variables: an input region over its `variables`, or a sum over the partitions of its scope."""
 
     partitions: tuple[Partition, ...] = ()
-    variable: int | None = None
+    variables: tuple[int, ...] = ()
 
     @classmethod
-    def input(cls, variable: int) -> "Region":
-        """The input region of one variable."""
-        return cls(variable=variable)
+    def input(cls, *variables: int) -> "Region":
+        """The input region of a variable, or of several that one family models jointly."""
+        return cls(variables=variables)
 
     @classmethod
     def split(cls, *partitions: Iterable[int]) -> "Region":
@@ -54,7 +54,7 @@ def scope_masks(regions: tuple[Region, ...]) -> tuple[int, ...]:
     """
     if not isinstance(regions, tuple) or not regions:
         raise StructureError(f"regions must be a non-empty tuple of Region, got {_brief(regions)}")
-    num_inputs = sum(isinstance(region, Region) and region.variable is not None for region in regions)
+    num_inputs = sum(_claimed_variables(region) for region in regions)
     masks: list[int] = []
     for index, region in enumerate(regions):
         _check_region(regions, index)
@@ -65,13 +65,17 @@ def scope_masks(regions: tuple[Region, ...]) -> tuple[int, ...]:
 
 
 def _input_mask(index: int, region: Region, num_inputs: int) -> int:
-    variable = region.variable
-    if type(variable) is not int or not 0 <= variable < num_inputs:
-        raise StructureError(
-            f"region {index}: variable {variable!r} must be an int below {num_inputs}, the number of input regions, "
-            "since each variable 0..D-1 has an input region"
-        )
-    return 1 << variable
+    mask = 0
+    for variable in region.variables:
+        if type(variable) is not int or not 0 <= variable < num_inputs:
+            raise StructureError(
+                f"region {index}: variable {variable!r} must be an int below {num_inputs}, the number of variables of "
+                "input regions, since each variable 0..D-1 has an input region"
+            )
+        if mask & 1 << variable:
+            raise StructureError(f"region {index}: an input region holds a variable once, but {variable} is repeated")
+        mask |= 1 << variable
+    return mask
 
 
 def _sum_mask(index: int, region: Region, masks: Sequence[int]) -> int:
@@ -102,10 +106,10 @@ def _check_region(regions: tuple[Region, ...], index: int) -> None:
     region = regions[index]
     if not isinstance(region, Region) or not isinstance(region.partitions, tuple):
         raise StructureError(f"region {index} must be a Region with a tuple of partitions, got {_brief(region)}")
-    if (region.variable is None) == (not region.partitions):
+    if not isinstance(region.variables, tuple) or bool(region.variables) == bool(region.partitions):
         raise StructureError(
-            f"region {index} must have either one variable (an input region) or partitions, "
-            f"got variable={region.variable!r} and {len(region.partitions)} partitions"
+            f"region {index} must have either variables (an input region) or partitions, "
+            f"got variables={region.variables!r} and {len(region.partitions)} partitions"
         )
     for number, partition in enumerate(region.partitions):
         children = partition.children if isinstance(partition, Partition) else None
@@ -138,6 +142,12 @@ def _cycle_through(regions: tuple[Region, ...], index: int) -> list[int]:
     except nx.NetworkXNoCycle:
         return []
     return [cycle[0][0], *(edge[1] for edge in cycle)]
+
+
+def _claimed_variables(region: object) -> int:
+    """How many variables an input region has that may not have been checked yet."""
+    known = isinstance(region, Region) and isinstance(region.variables, tuple)
+    return len(region.variables) if known else 0  # type: ignore[attr-defined]
 
 
 def _claimed_children(region: object) -> list[int]:

@@ -22,9 +22,9 @@ _FORMAT, _VERSION = "pcircuits.region_graph", 1
 class RegionGraph:
     """Regions and the partitions that split them (Dang et al. 2020; Peharz et al. 2020, RAT-SPN): immutable and valid.
 
-    The regions come children first, the last one is the root. Valid means: input regions hold one variable, the root
-    holds 0..D-1, the children of a partition are disjoint (decomposable), the partitions of a region cover its scope
-    (smooth), and the root reaches every region. Otherwise StructureError. Several regions may share a scope.
+    The regions come children first, the last one is the root. Valid means: the root holds 0..D-1, the children of a
+    partition are disjoint (decomposable), the partitions of a region cover its scope (smooth), and the root reaches
+    every region. Otherwise StructureError. Several regions may share a scope.
 
     The hints are what a builder knows about the circuits it is meant for: `num_units` a region, the `default_layer`,
     and `observed_latents`: unit k of an input region is the indicator of category k, so that the circuit is
@@ -110,11 +110,10 @@ class RegionGraph:
         return f"RegionGraph({counts}, depth={self.depth}{''.join(hints)})"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object: an input region is its variable, any other the list of its partitions' lists of children."""
-        regions = [
-            region.variable if region.is_input else [list(p.children) for p in region.partitions]
-            for region in self.regions
-        ]
+        """A JSON object: an input region is its variable, or the list of several, any other region the list of its
+        partitions' lists of children.
+        """
+        regions = [_region_to_json(region) for region in self.regions]
         return {"format": _FORMAT, "version": _VERSION, "regions": regions} | {h: getattr(self, h) for h in HINTS}
 
     @classmethod
@@ -139,7 +138,7 @@ class RegionGraph:
         """
         digraph: nx.DiGraph = nx.DiGraph(**{hint: getattr(self, hint) for hint in HINTS})
         for index, region in enumerate(self.regions):
-            digraph.add_node(index, **({"variable": region.variable} if region.is_input else {}))
+            digraph.add_node(index, **({"variable": _one_or_all(region.variables)} if region.is_input else {}))
             for number, partition in enumerate(region.partitions):
                 digraph.add_node((index, number), partition=True)
                 digraph.add_edge(index, (index, number))
@@ -147,11 +146,24 @@ class RegionGraph:
         return digraph
 
 
+def _one_or_all(variables: tuple[int, ...]) -> int | tuple[int, ...]:
+    return variables[0] if len(variables) == 1 else variables
+
+
+def _region_to_json(region: Region) -> int | list:
+    if not region.is_input:
+        return [list(p.children) for p in region.partitions]
+    return region.variables[0] if len(region.variables) == 1 else list(region.variables)
+
+
 def _region_from_json(index: int, entry: Any) -> Region:
     if type(entry) is int:
         return Region.input(entry)
+    if isinstance(entry, list) and entry and all(type(variable) is int for variable in entry):
+        return Region.input(*entry)
     if isinstance(entry, list) and all(isinstance(children, list) for children in entry):
         return Region.split(*entry)
     raise StructureError(
-        f"from_json: region {index} must be a variable (an integer) or a list of lists of children, got {entry!r:.80}"
+        f"from_json: region {index} must be a variable (an integer), a list of variables or of lists of children, "
+        f"got {entry!r:.80}"
     )

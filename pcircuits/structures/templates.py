@@ -25,8 +25,8 @@ def image(height: int, width: int, channels: int = 1, *, num_units: int | None =
     regions = [Region.input(channel * count + pixel) for pixel in range(count) for channel in range(channels)]
     places: list[int] = []
     for region in pixels.regions:
-        if region.variable is not None:
-            first = region.variable * channels
+        if region.is_input:
+            first = region.variables[0] * channels
             regions.append(Region.split(range(first, first + channels)))
         else:
             parts = [Partition(tuple(places[child] for child in part.children)) for part in region.partitions]

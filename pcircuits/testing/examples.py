@@ -311,13 +311,11 @@ def _chain_ties(graph: RegionGraph, families: Sequence[InputFamily]) -> tuple[di
     """An HMM's ties: one initial distribution, one transition, one emission a family. The last step's sum has no
     sibling, so it is tied where its arity fits.
     """
-    inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
+    inner = [i for i, region in enumerate(graph.regions) if not region.is_input]
     arity = {i: len(graph.regions[i].partitions[0].children) for i in inner}
     sums = {i: "initial" if i == graph.root else f"transition_{arity[i]}" for i in inner}
     inputs = {
-        i: f"emission_{families[region.variable]!r}"
-        for i, region in enumerate(graph.regions)
-        if region.variable is not None
+        i: f"emission_{families[region.variables[0]]!r}" for i, region in enumerate(graph.regions) if region.is_input
     }
     return sums, {i: "".join(c if c.isalnum() else "_" for c in name) for i, name in inputs.items()}
 

@@ -21,9 +21,14 @@ class Node(NamedTuple):
     kind: str  # input, hadamard, kronecker or mixing
     children: tuple[int, ...]
     num_units: int
-    variable: int
+    variables: tuple[int, ...]
     group: str | None
     row: int
+
+    @property
+    def variable(self) -> int:
+        """The first variable of an input."""
+        return self.variables[0]
 
 
 Leaf = Callable[[Node], Float[Tensor, "... K"]]
@@ -48,7 +53,7 @@ def log_root(
             values.append(leaf(node) + _latent(evidence, node))
             continue
         children = [values[c] for c in node.children]
-        gated = [nodes[c].variable for c in node.children if nodes[c].kind == "input"]
+        gated = [v for c in node.children for v in nodes[c].variables]
         given = None if node.group is None else weights(node) if weights else log_weights(circuit, node)
         if given is not None and node.kind == "hadamard":
             given = given + _log_gates(evidence, node, gated, children)
@@ -59,7 +64,7 @@ def log_root(
 def _latent(evidence: Evidence | None, node: Node) -> Tensor:
     if evidence is None or evidence.latent is None:
         return torch.zeros((), dtype=torch.float64)
-    return evidence.latent[:, node.variable].double().unsqueeze(1)
+    return evidence.latent[:, list(node.variables)].double().sum(1).unsqueeze(1)
 
 
 def _log_gates(evidence: Evidence | None, node: Node, variables: list[int], children: list[Tensor]) -> Tensor:
@@ -128,7 +133,7 @@ class _Draft(NamedTuple):
     has_sum: bool
     tie: str | None
     family: InputFamily | None
-    variable: int
+    variables: tuple[int, ...]
     depth: int
 
 
@@ -145,8 +150,8 @@ class _Reader:
         self.sum_ties: Mapping[int, str] = circuit.ties["sum"]
         place: dict[int, int] = {}
         for index, region in enumerate(circuit.graph.regions):
-            if region.variable is not None:
-                place[index] = self._input(region.variable, circuit.ties["input"].get(index))
+            if region.is_input:
+                place[index] = self._input(region.variables, circuit.ties["input"].get(index))
                 continue
             units = 1 if index == circuit.graph.root else circuit.num_units
             tie = self.sum_ties.get(index)
@@ -177,7 +182,7 @@ class _Reader:
                     d.kind,
                     d.children,
                     d.num_units,
-                    d.variable,
+                    d.variables,
                     name if d.has_sum or d.kind == "input" else None,
                     0 if d.tie else row,
                 )
@@ -197,15 +202,15 @@ class _Reader:
     def _sum(self, child: int, units: int, tie: str | None) -> int:
         return self._add("hadamard", (child,), units, self.drafts[child].num_units, True, tie)
 
-    def _input(self, variable: int, tie: str | None) -> int:
+    def _input(self, variables: tuple[int, ...], tie: str | None) -> int:
         self.drafts.append(
-            _Draft("input", (), self.circuit.num_units, 0, False, tie, self.circuit.inputs[variable], variable, 0)
+            _Draft("input", (), self.circuit.num_units, 0, False, tie, self.circuit.inputs[variables[0]], variables, 0)
         )
         return len(self.drafts) - 1
 
     def _add(self, kind: str, children: tuple[int, ...], units: int, width: int, has_sum: bool, tie: str | None) -> int:
         depth = 1 + max(self.drafts[c].depth for c in children)
-        self.drafts.append(_Draft(kind, children, units, width, has_sum, tie, None, -1, depth))
+        self.drafts.append(_Draft(kind, children, units, width, has_sum, tie, None, (), depth))
         return len(self.drafts) - 1
 
 

@@ -45,7 +45,7 @@ def of_sample(circuit: pc.Circuit, bases: list[pc.InputFamily], given: dict[str,
         if block.kind == "input":
             group, row = plain.group(place[0]), place[1]
             for name, parameter in group.named_parameters():
-                own = given[name][b, block.variable]
+                own = given[name][b, block.variables[0]]
                 parameter[row] = own[:, : parameter.shape[-1]] if parameter.ndim > 2 else own
     return plain
 
@@ -129,7 +129,7 @@ def test_refusals() -> None:
         circuit.statistics(pc.Evidence(x, parameters={"logits": fit}))
     with pytest.raises(pc.StructureError, match="discrete"):
         pc.match_marginals(circuit, pc.Evidence.nothing(3, 2), torch.zeros(3, 2, 3), sweeps=1)
-    with pytest.raises(pc.ParameterError, match="wraps an input family"):
+    with pytest.raises(pc.ParameterError, match="wraps a family of one variable"):
         pc.PerSample(pc.PerSample(pc.Gaussian()))
     plain = pc.Circuit(structures.factorized(2), pc.Categorical(3), num_units=2, seed=0)
     with pytest.raises(pc.EvidenceError, match="belong to no input"):

@@ -39,7 +39,7 @@ def by_hand(circuit: pc.SignedCircuit, x: torch.Tensor) -> torch.Tensor:
     for block, place in zip(plan.blocks, plan.places, strict=True):
         if block.kind == "input":
             group, row = place
-            found.append(prepared[group].log.exp()[row].mT[x[:, block.variable]].double())
+            found.append(prepared[group].log.exp()[row].mT[x[:, block.variables[0]]].double())
             continue
         children = [found[c] for c in block.children]
         weights = None if place is None else prepared[place[0]].linear[place[1]].double()

@@ -59,10 +59,10 @@ def test_random_graphs_hold_what_they_promise(json_graph: dict[str, Any]) -> Non
     scopes = [set(graph.scope(region)) for region in range(len(graph.regions))]
     assert scopes[graph.root] == set(range(graph.num_variables))
     for index, region in enumerate(graph.regions):
-        assert region.is_input == (region.variable is not None)
+        assert region.is_input == bool(region.variables)
         assert not graph.is_tree or sum(index in p.children for r in graph.regions for p in r.partitions) <= 1
         if region.is_input:
-            assert scopes[index] == {region.variable} and graph.heights[index] == 0
+            assert scopes[index] == set(region.variables) and graph.heights[index] == 0
         for partition in region.partitions:
             assert set().union(*(scopes[child] for child in partition.children)) == scopes[index]
             assert sum(len(scopes[child]) for child in partition.children) == len(scopes[index])
@@ -141,9 +141,9 @@ def test_properties(regions: tuple[Region, ...], is_tree: bool, is_structured: b
         ((), "regions must be a non-empty tuple"),
         (
             (X, Region.split((0,)), Region()),
-            "region 2 must have either one variable .* got variable=None and 0 partitions",
+            r"region 2 must have either variables .* got variables=\(\) and 0 partitions",
         ),
-        ((X, Region((Partition((0,)),), 1)), "region 1 must have either one variable .* variable=1 and 1 partitions"),
+        ((X, Region((Partition((0,)),), (1,))), r"region 1 must have either variables .* variables=\(1,\) and 1 part"),
         ((X, Region((Partition(()),))), "region 1, partition 0 must be a Partition of a non-empty tuple"),
         ((X, Y, Region.split((0, 2))), "region 2, partition 0: a region cannot hold itself.* 2 -> 2"),
         ((X, Region.split((0, 2)), Region.split((1,))), "region 1, .* along the cycle 1 -> 2 -> 1"),
@@ -162,13 +162,15 @@ def test_properties(regions: tuple[Region, ...], is_tree: bool, is_structured: b
         ((X, Y, Z, Region.split((0, 1), (1, 2))), "region 3: .* partition 0 and partition 1 differ in variables 0, 2"),
         ((X, Y, Z, Region.split((0, 1))), "region 2 cannot be reached from the root, region 3"),
         ((X, Y), "region 0 cannot be reached"),
-        ((X, Z, Region.split((0, 1))), "region 1: variable 2 must be an int below 2, the number of input regions"),
+        ((X, Z, Region.split((0, 1))), "region 1: variable 2 must be an int below 2, the number of variables"),
         ((X, Region.input(-1), Region.split((0, 1))), "region 1: variable -1"),
         (
             (X, Z, X, Region.split((0,), (2,)), Region.split((3, 1))),
             "region 4, the root, .* but variable 1 has no input",
         ),
         ((Region.input(10**30),), "region 0: variable 1000"),
+        ((Region.input(0, 1, 0),), "region 0: an input region holds a variable once, but 0 is repeated"),
+        ((Region.input(0, 1), Y, Region.split((0, 1))), "region 2, partition 0: .* child 1 repeats variable 1"),
     ],
 )
 def test_invalid_graphs_are_refused(regions: tuple[Region, ...], message: str) -> None:

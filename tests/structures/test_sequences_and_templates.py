@@ -32,7 +32,7 @@ def test_a_generalised_hmm_is_its_forward_recursion() -> None:
 
 def test_tied_steps_of_a_generalised_hmm_share_parameters() -> None:
     graph = structures.generalized_hmm(4, 2, num_units=3)
-    inner = [i for i, region in enumerate(graph.regions) if region.variable is None]
+    inner = [i for i, region in enumerate(graph.regions) if not region.is_input]
     ties = {i: "step" for i in inner[1:-1]}
     inputs = {v: f"emission_{v % 2}" for v in range(8)}
     circuit = pc.Circuit(graph, pc.Categorical(2), seed=0, sum_ties=ties, input_ties=inputs)
