@@ -214,10 +214,10 @@ def test_mpe_entropy_and_marginal_map_of_one_unit() -> None:
         given = mixture.given(values, seen)
         free, asked = ~seen, ~seen & ~summed[b]
         assert torch.allclose(best.values[b], given.means[0])
-        wanted = free.sum() * (1 + math.log(2 * math.pi)) + given.covariances[0][free][:, free].logdet()
+        wanted = float(free.sum()) * (1 + math.log(2 * math.pi)) + given.covariances[0][free][:, free].logdet()
         assert entropy[b].item() == pytest.approx(wanted.item() / 2, abs=1e-9)
         for found, chosen in ((best.log_prob, free), (partly.log_prob, asked)):
-            size = given.covariances[0][chosen][:, chosen].logdet() + chosen.sum() * math.log(2 * math.pi)
+            size = given.covariances[0][chosen][:, chosen].logdet() + float(chosen.sum()) * math.log(2 * math.pi)
             assert found[b].item() == pytest.approx(-size.item() / 2, abs=1e-9)
 
 
