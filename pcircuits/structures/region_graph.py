@@ -159,7 +159,7 @@ def _region_to_json(region: Region) -> int | list:
 def _region_from_json(index: int, entry: Any) -> Region:
     if type(entry) is int:
         return Region.input(entry)
-    if isinstance(entry, list) and entry and all(type(variable) is int for variable in entry):
+    if isinstance(entry, list) and len(entry) > 1 and all(type(variable) is int for variable in entry):
         return Region.input(*entry)
     if isinstance(entry, list) and all(isinstance(children, list) for children in entry):
         return Region.split(*entry)
