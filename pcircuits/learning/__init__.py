@@ -6,12 +6,15 @@ from pcircuits.learning.batches import BatchStream
 from pcircuits.learning.cutset_network import cutset_network
 from pcircuits.learning.distributed import all_reduce, join, place, share, wait
 from pcircuits.learning.em import EM, MiniBatchEM
+from pcircuits.learning.entropy_regularised import EntropyRegularised
 from pcircuits.learning.fit import LEARNERS, fit
+from pcircuits.learning.grow import grow
 from pcircuits.learning.history import Epoch, History
 from pcircuits.learning.hmm_start import hmm_from_bigrams, hmm_from_states, states_from_bigrams, states_from_contexts
 from pcircuits.learning.kmeans import KMeans, kmeans
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.learning.learner import Batch, Learner, Score, StatisticsLearner
+from pcircuits.learning.prune import Pruned, prune
 from pcircuits.learning.shards import TokenShards, write_shards
 
 __all__ = [
@@ -21,23 +24,27 @@ __all__ = [
     "Anemone",
     "Batch",
     "BatchStream",
+    "EntropyRegularised",
     "Epoch",
     "History",
     "KMeans",
     "Learner",
     "MiniBatchEM",
+    "Pruned",
     "Score",
     "StatisticsLearner",
     "TokenShards",
     "all_reduce",
     "cutset_network",
     "fit",
+    "grow",
     "hmm_from_bigrams",
     "hmm_from_states",
     "join",
     "kmeans",
     "learn_spn",
     "place",
+    "prune",
     "share",
     "states_from_bigrams",
     "states_from_contexts",

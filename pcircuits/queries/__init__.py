@@ -1,7 +1,7 @@
 """Exact questions, one a file: pure functions of an evaluation or a circuit."""
 
 from pcircuits.queries.determinism import determinism, is_deterministic
-from pcircuits.queries.entropy import Estimate, entropy, row_derivatives
+from pcircuits.queries.entropy import Estimate, entropy, path_entropy, row_derivatives
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.marginal import Moments, free_marginals, marginals
 from pcircuits.queries.match_marginals import Projection, match_marginals, project_marginals
@@ -29,6 +29,7 @@ __all__ = [
     "mpe",
     "mutual_information",
     "pair_marginals",
+    "path_entropy",
     "project_marginals",
     "row_derivatives",
     "rsample",

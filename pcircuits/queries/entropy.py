@@ -35,13 +35,19 @@ def entropy(circuit: "Circuit", evidence: Evidence, log_evidence: Float[Tensor, 
     A power goes inside the sums of a deterministic circuit, since one term of each is positive (Vergari et al. 2021,
     Sec. 4): the power circuit has weights w^a, whose derivative is taken.
     """
-    prepared = circuit.prepared()
-    if not is_deterministic(circuit.plan, prepared):
+    if not is_deterministic(circuit.plan, circuit.prepared()):
         raise StructureError(
             "an exact entropy needs a deterministic circuit, and this one is not proven to be (see pcircuits.check); "
             "use estimate_entropy(n, generator=...)"
         )
-    differentiable = torch.is_grad_enabled()
+    return path_entropy(circuit, evidence, log_evidence)
+
+
+def path_entropy(circuit: "Circuit", evidence: Evidence, log_evidence: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """`H(p(X, Z | e))` of the values and the path of branches that they come from, by the same derivative: of any
+    circuit, whose power keeps paths apart. That of the values alone where these determine the path.
+    """
+    prepared, differentiable = circuit.prepared(), torch.is_grad_enabled()
     with torch.enable_grad():
         excess = torch.zeros((), dtype=torch.float64, device=evidence.device, requires_grad=True)
         p = upward(circuit.plan, _powered(prepared, excess), _powered_evidence(evidence, excess), _Powered(excess))
