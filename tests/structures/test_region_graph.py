@@ -213,7 +213,7 @@ def test_json_is_compact() -> None:
         ({"version": 99}, "reads version 1 .* got 99"),
         ({"regions": {}}, "'regions' must be a list"),
         ({"regions": []}, "non-empty tuple"),
-        ({"regions": [0, "a"]}, "region 1 must be a variable .* or of lists of children, got 'a'"),
+        ({"regions": [0, "a"]}, "region 1 must be a variable .* or a list of lists of children, got 'a'"),
         ({"regions": [0, True]}, "region 1 must be a variable"),
         ({"regions": [0, [0]]}, "region 1 must be a variable"),
         ({"regions": [0, []]}, "region 1 must have either"),
