@@ -17,16 +17,18 @@ class Potentials(NamedTuple):
     """What a network makes of a circuit's parameters in each sample, every part as `Evidence` describes it.
 
     latent: (B, D, K) log potentials of each variable's units. gates: (B, D, G, G) log factors of the weights of the
-    sums above them. parameters: of the units of `PerSample` inputs, by name, (B, D, K, ...).
+    sums above them. parameters: of the units of `PerSample` inputs, by name, (B, D, K, ...). gate_factors:
+    (B, D, 2, R, K) gates of low rank.
     """
 
     latent: Float[Tensor, "B D K"] | None = None
     gates: Float[Tensor, "B D G G"] | None = None
     parameters: Mapping[str, Float[Tensor, "B D K *P"]] | None = None
+    gate_factors: Float[Tensor, "B D 2 R K"] | None = None
 
     def penalty(self) -> Float[Tensor, " B"]:
         """The mean squares of potentials and gates, which regularise training."""
-        squares = [x.square().flatten(1).mean(1) for x in (self.latent, self.gates) if x is not None]
+        squares = [x.square().flatten(1).mean(1) for x in (self.latent, self.gates, self.gate_factors) if x is not None]
         return torch.stack(squares).sum(0) if squares else torch.zeros(1)
 
 
@@ -68,8 +70,8 @@ class ConditionalCircuit(nn.Module):
                 possible, naming the rows.
             ParameterError, ShapeError: a network that returns no Potentials, or of another number of samples.
         """
-        if any(part is not None for part in (evidence.latent, evidence.gates, evidence.parameters)):
-            raise EvidenceError("`latent`, `gates` and `parameters` of a conditional circuit come from its network")
+        if any(getattr(evidence, name) is not None for name in Potentials._fields):
+            raise EvidenceError(f"the {', '.join(Potentials._fields)} of a conditional circuit come from its network")
         return self._conditioned(evidence, self._potentials(given))
 
     def sample(self, given: Any, n: int = 1, *, generator: torch.Generator | None = None) -> Shaped[Tensor, "N B D"]:
@@ -97,7 +99,7 @@ class ConditionalCircuit(nn.Module):
 
     def _normalised(self, potentials: Potentials) -> Potentials:
         """With the log of the sum over x taken off the potentials of one variable, of which each path has one unit."""
-        if potentials.latent is None and potentials.gates is None:
+        if all(part is None for part in (potentials.latent, potentials.gates, potentials.gate_factors)):
             return potentials
         total = self.circuit.condition(self._nothing(potentials).replace(**potentials._asdict())).log_evidence
         if (bad := total.isneginf()).any():
@@ -109,7 +111,8 @@ class ConditionalCircuit(nn.Module):
         return potentials._replace(latent=torch.cat([first, latent[:, 1:].double()], 1))
 
     def _nothing(self, potentials: Potentials) -> Evidence:
-        parts = [potentials.latent, potentials.gates, *(potentials.parameters or {}).values()]
+        tensors = (potentials.latent, potentials.gates, potentials.gate_factors)
+        parts = [*tensors, *(potentials.parameters or {}).values()]
         sizes = {len(part) for part in parts if part is not None}
         if len(sizes) > 1:
             raise ShapeError(f"the parts of the network's Potentials are of {sorted(sizes)} samples")

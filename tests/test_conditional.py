@@ -20,7 +20,7 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         d, k = circuit.num_variables, circuit.num_units
-        shapes = {"latent": (d, k), "gates": (d, k, k)}
+        shapes: dict[str, tuple[int, ...]] = {"latent": (d, k), "gates": (d, k, k), "gate_factors": (d, 2, 3, k)}
         for family in circuit.inputs:
             if isinstance(family, pc.PerSample):
                 shapes |= {name: (d, k, *size) for name, size in family.sizes.items()}
@@ -30,8 +30,8 @@ class Network(nn.Module):
 
     def forward(self, y: torch.Tensor) -> pc.Potentials:
         made = {name: self.maps[name](y).unflatten(-1, shape) for name, shape in self.shapes.items()}
-        latent, gates = made.pop("latent", None), made.pop("gates", None)
-        return pc.Potentials(latent, gates, made or None)
+        fields = {name: made.pop(name, None) for name in ("latent", "gates", "gate_factors")}
+        return pc.Potentials(**fields, parameters=made or None)
 
 
 def model(structure: str, layer: str, parts: str, seed: int) -> pc.ConditionalCircuit:
@@ -44,7 +44,7 @@ def model(structure: str, layer: str, parts: str, seed: int) -> pc.ConditionalCi
 @given(
     st.sampled_from(["chain", "rat", "from_networkx", "hclt"]),
     st.sampled_from(["cp", "cp-t"]),
-    st.sampled_from(["latent", "gates", "latent gates", "inputs", "latent gates inputs"]),
+    st.sampled_from(["latent", "gates", "gate_factors", "latent gates", "inputs", "latent gates inputs"]),
     st.integers(0, 2**16),
 )
 def test_is_the_normalised_distribution_of_each_sample(structure: str, layer: str, parts: str, seed: int) -> None:
@@ -57,10 +57,8 @@ def test_is_the_normalised_distribution_of_each_sample(structure: str, layer: st
         scores = conditional.log_prob(worlds, row)
         assert scores.logsumexp(0).item() == pytest.approx(0.0, abs=1e-10)
         if potentials.parameters is None:
-            given_b = pc.Evidence.nothing(1, 3).replace(
-                latent=None if potentials.latent is None else potentials.latent[[b]],
-                gates=None if potentials.gates is None else potentials.gates[[b]],
-            )
+            own = {name: x[[b]] for name, x in potentials._asdict().items() if x is not None}
+            given_b = pc.Evidence.nothing(1, 3).replace(**own)
             oracle = testing.Enumeration(conditional.circuit, given_b)
             assert scores.tolist() == pytest.approx(oracle.probabilities[0].log().tolist(), abs=1e-9)
         seen = torch.zeros(1, 3, dtype=torch.bool)

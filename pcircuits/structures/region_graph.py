@@ -164,6 +164,6 @@ def _region_from_json(index: int, entry: Any) -> Region:
     if isinstance(entry, list) and all(isinstance(children, list) for children in entry):
         return Region.split(*entry)
     raise StructureError(
-        f"from_json: region {index} must be a variable (an integer), a list of variables, or a list of lists of children, "
-        f"got {entry!r:.80}"
+        f"from_json: region {index} must be a variable (an integer), a list of variables, or a list of lists of "
+        f"children, got {entry!r:.80}"
     )
