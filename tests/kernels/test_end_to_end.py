@@ -229,15 +229,28 @@ def test_samples(device: torch.device, launched: set[str]) -> None:
     assert launched
 
 
-@pytest.mark.parametrize("structure", ["hmm", "hclt"])
-def test_training_through_marginals(structure: str, device: torch.device, launched: set[str]) -> None:
+@pytest.mark.parametrize(
+    "example",
+    [
+        Example("hmm", "cp-t", "categorical", "dense", "soft"),
+        Example("hclt", "cp-t", "categorical", "dense", "soft"),
+        *(pytest.param(e._replace(weights="dense"), marks=pytest.mark.campaign) for e in EXAMPLES),
+    ],
+    ids=lambda e: "-".join(e[:5]),
+)
+def test_training_through_marginals(example: Example, device: torch.device, launched: set[str]) -> None:
     """The downward pass is differentiated: by kernels, and by the definition where its own graph is asked for."""
-    circuit = testing.example_circuit(structure, "cp-t", "categorical", seed=SEED)
-    exact, evidence = copy.deepcopy(circuit).double(), testing.example_evidence(circuit, "soft", seed=SEED)
+    circuit, evidence = example.make()
+    exact = copy.deepcopy(circuit).double()
     circuit.to(device)
     for model, known in ((circuit, to(evidence, device)), (exact, evidence)):
-        loss = model.condition(known).marginals().square().sum()
-        gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+        found = model.condition(known).marginals()
+        parts = (
+            [found] if isinstance(found, torch.Tensor) else [x if isinstance(x, torch.Tensor) else x[0] for x in found]
+        )
+        gradients = torch.autograd.grad(
+            sum(x.square().sum() for x in parts), list(model.parameters()), create_graph=True
+        )
         sum(g.square().sum() for g in gradients).backward()
     for ours, theirs in zip(circuit.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(ours.grad.cpu().double(), theirs.grad, rtol=1e-3, atol=1e-4)
