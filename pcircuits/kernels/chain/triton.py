@@ -78,10 +78,8 @@ def chain(
     """As the reference's."""
 
     def run(w: Tensor, given: Tensor, first: Tensor) -> Tensors:
-        states = first.new_empty(len(given) + 1, *first.shape)
-        states[0] = first
-        steps = _steps(w, given, states, precision)
-        return states[1:], _scales(steps.peaks, input_scales, start_scale), steps.peaks
+        steps = _steps(w, given, first, precision)
+        return steps.states[1:], _scales(steps.peaks, input_scales, start_scale), steps.peaks
 
     def gradients(arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         w, given, first = arguments
@@ -134,47 +132,54 @@ class Steps(NamedTuple):
     peaks: Tensor
     precision: Precision
 
-    def level(self, t: int) -> Level:
-        """Step `t` by itself: the product of two rows of its own small table, and the sum."""
-        table = torch.stack([self.inputs[t], self.states[t]])
-        children = torch.arange(2, device=table.device).view(1, 2)
-        first, peaks = children[:, 0], self.peaks[t : t + 1]
-        return Level.of(self.weights.unsqueeze(0), table, children, first, peaks, self.precision)
+    def levels(self, table: Tensor) -> list[Level]:
+        """Each step by itself: the product of two rows of the table of inputs and states, and the sum."""
+        weights, peaks = self.weights.contiguous(), self.peaks.contiguous()
+        step = torch.arange(len(peaks), device=table.device)
+        children = torch.stack([step, step + len(step)], 1)
+        return [
+            Level(weights.unsqueeze(0), table, child, children[0, :1], peak, self.precision)
+            for child, peak in zip(children.split(1), peaks.split(1), strict=True)
+        ]
 
 
-def _steps(w: Tensor, given: Tensor, states: Tensor, precision: Precision) -> Steps:
-    """Fills `states` from the first on."""
+def _steps(w: Tensor, given: Tensor, first: Tensor, precision: Precision) -> Steps:
     (length, batch, width), peaks = given.shape, given.new_empty(given.shape[:2])
-    steps = Steps(w.contiguous(), given.contiguous(), states, peaks, precision)
     if width <= LARGEST_FUSED:
-        bb = tile(batch, 32)
+        states, bb = first.new_empty(length + 1, batch, width), tile(batch, 32)
+        states[0] = first
+        steps = Steps(w.contiguous(), given.contiguous(), states, peaks, precision)
         chain_fwd_kernel[(tiles(batch, bb),)](
             steps.weights, steps.inputs, states, peaks, length, batch, width, BB=bb, BH=tile(width, LARGEST_FUSED),
             PRECISION=precision,
         )  # fmt: skip
         return steps
-    none = torch.zeros(2, batch, dtype=torch.float64, device=given.device)
-    for t in range(length):
-        states[t + 1] = forward(steps.level(t), none).values[0]
+    table = torch.cat([given, first.unsqueeze(0), given.new_empty(length, batch, width)])
+    steps = Steps(w, table[:length], table[length:], peaks, precision)
+    scales = given.new_zeros(len(table), batch, dtype=torch.float64)
+    for level, values in zip(steps.levels(table), steps.states[1:].split(1), strict=True):
+        forward(level, scales, values)
     return steps
 
 
 def _gradients(steps: Steps, grad: Tensor) -> Tensors:
     """Gradients of every step's values, of its inputs, and of the start."""
     (length, batch, width), grad = steps.inputs.shape, grad.contiguous()
-    total, to_given = torch.empty_like(grad), torch.empty_like(grad)
+    total = torch.empty_like(grad)
     if width <= LARGEST_FUSED:
-        to_start, bb = grad.new_empty(batch, width), tile(batch, 32)
+        to_given, to_start, bb = torch.empty_like(grad), grad.new_empty(batch, width), tile(batch, 32)
         chain_bwd_kernel[(tiles(batch, bb),)](
             steps.weights.contiguous(), steps.inputs.contiguous(), steps.states, steps.peaks.contiguous(), grad, total,
             to_given, to_start, length, batch, width, BB=bb, BH=tile(width, LARGEST_FUSED), PRECISION=steps.precision,
         )  # fmt: skip
         return total, to_given, to_start
-    below = torch.zeros_like(grad[0])
+    levels, found = steps.levels(torch.cat([steps.inputs, steps.states])), grad.new_empty(length, 2, batch, width)
+    total[-1] = grad[-1]
     for t in range(length - 1, -1, -1):
-        total[t] = grad[t] + below
-        to_given[t], below = product_flows(steps.level(t), None, total[t : t + 1])[0]
-    return total, to_given, below
+        product_flows(levels[t], None, total[t : t + 1], found[t : t + 1])
+        if t > 0:
+            torch.add(grad[t - 1], found[t, 1], out=total[t - 1])
+    return total, found[:, 0], found[0, 1]
 
 
 def _weights_gradient(steps: Steps, total: Tensor) -> Tensor:

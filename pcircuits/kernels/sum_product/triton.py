@@ -222,11 +222,11 @@ class Level(NamedTuple):
         }
 
 
-def forward(level: Level, scales: Tensor) -> SumProduct:
-    """The upward kernel. `level.peaks` is written."""
+def forward(level: Level, scales: Tensor, out: Tensor | None = None) -> SumProduct:
+    """The upward kernel. `level.peaks` is written, and `out` if it is given."""
     count, batch, outputs, inputs = level.sizes
     bb, bo, bj = tile(batch), tile(outputs), tile(inputs, 32)
-    out = level.values.new_empty(count, batch, outputs)
+    out = level.values.new_empty(count, batch, outputs) if out is None else out
     scale = level.values.new_empty(count, batch, dtype=torch.float64)
     low = level.values.new_empty(count, batch, tiles(outputs, bo))
     sum_product_fwd_kernel[(count * tiles(batch, bb) * tiles(outputs, bo),)](
@@ -236,12 +236,14 @@ def forward(level: Level, scales: Tensor) -> SumProduct:
     return SumProduct(out, scale, level.peaks, low.amin(-1))
 
 
-def product_flows(level: Level, out: Tensor | None, flow: Tensor) -> Tensor:
-    """Flows of the products, or where `out` is None their gradients, one for each child (F, A, B, J)."""
+def product_flows(level: Level, out: Tensor | None, flow: Tensor, found: Tensor | None = None) -> Tensor:
+    """Flows of the products, or where `out` is None their gradients, one for each child (F, A, B, J); into `found` if
+    it is given.
+    """
     count, batch, outputs, inputs = level.sizes
     bb, bo, bj = tile(batch), tile(outputs, 32), tile(inputs)
     shape = (count, batch, inputs) if out is not None else (count, level.children.shape[1], batch, inputs)
-    found = flow.new_empty(shape)
+    found = flow.new_empty(shape) if found is None else found
     sum_product_flow_kernel[(count * tiles(batch, bb) * tiles(inputs, bj),)](
         level.weights, level.values, level.children, level.rows, level.peaks, flow if out is None else out.contiguous(),
         flow.contiguous(), found, batch, outputs, inputs, FLOW=out is not None, BB=bb, BO=bo, BJ=bj, **level.options,
