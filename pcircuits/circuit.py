@@ -17,6 +17,7 @@ from pcircuits.posterior import Posterior
 from pcircuits.queries import MPE, Moments
 from pcircuits.statistics import Statistics, collect
 from pcircuits.structures import RegionGraph
+from pcircuits.summary import summary
 from pcircuits.types import Float, Shaped, Tensor
 from pcircuits.workspace import Fresh, Memory, Workspace
 
@@ -36,6 +37,10 @@ class Circuit(nn.Module):
     Raises:
         StructureError, ParameterError: arguments that do not fit together.
     """
+
+    _cache: tuple[tuple, dict[str, Any]] | None = None
+    _marginals: tuple[tuple, Tensor] | None = None
+    _shared = False  # whether users may hold tensors of the cache
 
     def __init__(
         self,
@@ -68,9 +73,6 @@ class Circuit(nn.Module):
         if getattr(graph, "observed_latents", False):
             self._make_inputs_indicators()
         self.to(dtype)
-        self._cache: tuple[tuple, dict[str, Any]] | None = None
-        self._marginals: tuple[tuple, Tensor] | None = None
-        self._shared = False  # whether users may hold tensors of the cache
 
     @property
     def num_variables(self) -> int:
@@ -295,6 +297,9 @@ class Circuit(nn.Module):
             if isinstance(group, InputGroup):
                 eye = torch.eye(self.num_units, dtype=torch.bool)
                 group.restrict(eye.expand(group.get_parameter("logits").shape).clone())
+
+    def __str__(self) -> str:
+        return summary(self)
 
     def extra_repr(self) -> str:
         sizes = f"{self.num_variables} variables, {self.num_units} units a region, {self.num_parameters:,} parameters"

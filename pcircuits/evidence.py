@@ -119,7 +119,7 @@ class Evidence:
             or an interval that is empty or has a NaN end.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that may be known, in one object
         self,
         values: Shaped[Tensor, "B D"] | None = None,
         *,

@@ -10,6 +10,7 @@ from pcircuits.errors import ParameterError
 from pcircuits.evidence import describe
 from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.structures import chain
+from pcircuits.summary import summary
 from pcircuits.types import Float, Tensor
 
 
@@ -129,6 +130,9 @@ class HMM(Circuit):
         prepared = self._tables()
         transition = prepared["transition"].log[0] if "transition" in prepared else self.transition.log()
         return HMMLogProbs(prepared["initial"].log[0, 0], transition, prepared["emission"].log[0])
+
+    def __str__(self) -> str:
+        return summary(self, steps=f"{self.length} of {self.num_states} states and {self.num_categories} values")
 
     def _tables(self) -> dict[str, Any]:
         """Normalised parameters for users, which no EM step may write over."""

@@ -31,7 +31,7 @@ ORDER = (
     ("layers",),
     ("evaluator", "paths"),
     ("statistics",),
-    ("queries", "posterior", "circuit", "conditional", "hmm", "torch_distribution"),
+    ("queries", "posterior", "summary", "circuit", "conditional", "hmm", "torch_distribution"),
     ("operations",),
     ("properties",),
     ("learning",),

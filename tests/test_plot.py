@@ -98,3 +98,33 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pcircuits\[plot\]"):
         plot.structure(example_graph("chain", 3))
+
+
+def test_conditional_curves_are_conditional_distributions() -> None:
+    circuit = example_circuit("binary_tree", "cp", "mixed", num_variables=4, dtype=torch.float64)  # 1 is Gaussian
+    ax = plot.conditionals(circuit, 1, 0)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+    for value, line in enumerate(ax.lines):
+        x, density = (torch.tensor(part) for part in line.get_data())
+        assert float(torch.trapezoid(density, x)) == pytest.approx(1.0, abs=2e-2)
+        row = torch.tensor([[float(value), 0.0, 0.0, 0.0]], dtype=torch.float64)
+        known = torch.tensor([[True, False, False, False]])
+        point = row.clone()
+        point[0, 1] = x[70]
+        both = circuit.condition(pc.Evidence(point, observed=torch.tensor([[True, True, False, False]])))
+        wanted = both.log_evidence - circuit.condition(pc.Evidence(row, observed=known)).log_evidence
+        assert density[70].item() == pytest.approx(wanted.exp().item(), rel=1e-9)
+    bars = plot.conditionals(circuit, 0, 1, values=[-1.0, 2.0])
+    assert len(bars.lines) == 2 and all(sum(line.get_ydata()) == pytest.approx(1.0) for line in bars.lines)
+    seen = torch.tensor([[False, False, True, True]])
+    evidence = pc.Evidence(torch.ones(1, 4, dtype=torch.float64), observed=seen)
+    _, mine = plt.subplots()
+    assert plot.conditionals(circuit, 0, 1, evidence=evidence, ax=mine) is mine and len(mine.lines) == 5
+    mine.figure.canvas.draw()
+    for variables in ((0, 0), (0, 9)):
+        with pytest.raises(pc.ShapeError, match="two variables"):
+            plot.conditionals(circuit, *variables)
+    with pytest.raises(pc.ShapeError, match="single row"):
+        plot.conditionals(circuit, 0, 1, evidence=pc.Evidence.nothing(2, 4))
+    with pytest.raises(pc.EvidenceError, match="variable 0"):
+        plot.conditionals(circuit, 1, 0, values=[7])

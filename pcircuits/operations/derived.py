@@ -16,6 +16,7 @@ from pcircuits.evidence import Evidence
 from pcircuits.folding import fold
 from pcircuits.statistics import Statistics
 from pcircuits.structures import Region, RegionGraph
+from pcircuits.summary import summary
 from pcircuits.types import Float, Tensor
 
 
@@ -33,6 +34,8 @@ class DerivedCircuit(Circuit):
     It has no parameters that EM could set, and `save` writes its sources, not it.
     """
 
+    _log_partition: tuple[tuple, Tensor] | None = None
+
     def __init__(self, sources: Sequence[Circuit], pieces: Sequence[Piece], families: Sequence[InputFamily]) -> None:
         nn.Module.__init__(self)
         self.sources = nn.ModuleList(sources)
@@ -42,10 +45,6 @@ class DerivedCircuit(Circuit):
         self.groups = nn.ModuleDict()
         self._plan = fold([piece.block for piece in pieces], self.inputs)
         self._recipes = _recipes_of_groups(pieces, self._plan.places)
-        self._cache: tuple[tuple, dict[str, Any]] | None = None
-        self._log_partition: tuple[tuple, Tensor] | None = None
-        self._marginals: tuple[tuple, Tensor] | None = None
-        self._shared = False
 
     @abstractmethod
     def _combine(self, recipes: Sequence[Any], prepared: Sequence[Mapping[str, Any]]) -> Any:
@@ -88,6 +87,10 @@ class DerivedCircuit(Circuit):
             "expected counts need weights that are probabilities of their own; a derived circuit's are computed from "
             "its sources': train it with Adam"
         )
+
+    def __str__(self) -> str:
+        kinds = [type(source).__name__ for source in dict.fromkeys(self.sources)]
+        return summary(self, derived=f"from {' and '.join(kinds)}, sharing all parameters")
 
     def extra_repr(self) -> str:
         return (

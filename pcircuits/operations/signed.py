@@ -16,6 +16,7 @@ from pcircuits.posterior import Posterior
 from pcircuits.semirings import Signed, SumWeights
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
+from pcircuits.summary import summary
 from pcircuits.types import Float, Shaped, Tensor
 from pcircuits.workspace import Workspace
 
@@ -74,6 +75,9 @@ class SignedFunction(Circuit):
 
     def maximise(self, *args: Any, **kwargs: Any) -> None:
         self._refuse("maximise, and with it EM")
+
+    def __str__(self) -> str:
+        return summary(self, values="may be negative: no distribution; pcircuits.square(circuit) is one")
 
     def _refuse(self, what: str) -> NoReturn:
         raise StructureError(
