@@ -252,7 +252,8 @@ class Circuit(nn.Module):
         self._validate_potentials(evidence)
         for level in self.plan.levels:
             if isinstance(level, InputLevel):
-                level.family.validate(evidence.of_variables(level.variables), level.variables)
+                variables = tuple(dict.fromkeys(level.variables))
+                level.family.validate(evidence.of_variables(variables), variables)
 
     def _validate_potentials(self, evidence: Evidence) -> None:
         units = self.num_units

@@ -345,27 +345,34 @@ def product_of(level: InnerLevel | MixingLevel, record: Record, upward_pass: Pas
     memory = upward_pass.semiring.memory
     children = [gather(g, upward_pass.records, memory, f"child{a}") for a, g in enumerate(level.children)]
     assert isinstance(level, InnerLevel)
-    return upward_pass.semiring.product(level.product, children)
+    product, scale = upward_pass.semiring.product(level.product, children), record.values.s
+    if len(children) == 1:
+        return product
+    factor = (product.s - scale).detach().exp().to(product.v.dtype)  # a chain has scales of its own
+    return Values(product.v * factor.unsqueeze(-1), scale)
 
 
 def gather(g: Gather, records: Sequence[Record], memory: Memory, name: str) -> Values:
     """Child values of one argument position, in the level's row order: a view, or scratch of this name."""
     values = [records[part.level].values for part in g.parts]
     scale = [take(x.s, part.index) for x, part in zip(values, g.parts, strict=True)]
+    bounds = min(x.peak for x in values), min(x.least for x in values)
     if len(g.parts) == 1:
-        return Values(_take_into(values[0].v, g.parts[0].index, memory, name), scale[0])
+        return Values(_take_into(values[0].v, g.parts[0].index, memory, name), scale[0], *bounds)
     pieces = [take(x.v, part.index) for x, part in zip(values, g.parts, strict=True)]
     rows = sum(len(piece) for piece in pieces)
     v = torch.cat(pieces, out=memory.scratch(name, rows, *pieces[0].shape[1:], like=pieces[0]))
     if g.order is None:
-        return Values(v, torch.cat(scale))
-    return Values(_take_into(v, g.order, memory, name + "_ordered"), torch.cat(scale).index_select(0, g.order))
+        return Values(v, torch.cat(scale), *bounds)
+    v = _take_into(v, g.order, memory, name + "_ordered")
+    return Values(v, torch.cat(scale).index_select(0, g.order), *bounds)
 
 
 def side_by_side(table: Table, records: Sequence[Record]) -> Values:
     """The rows of a level's table."""
-    pieces = [Values(*(take(x, index) for x in records[n].values)) for n, index in table.pieces]
-    return pieces[0] if len(pieces) == 1 else Values(*(torch.cat(xs) for xs in zip(*pieces, strict=True)))
+    found = [(records[n].values, index) for n, index in table.pieces]
+    pieces = [Values(take(x.v, index), take(x.s, index)) for x, index in found]
+    return pieces[0] if len(pieces) == 1 else Values(torch.cat([p.v for p in pieces]), torch.cat([p.s for p in pieces]))
 
 
 def _take_into(x: Tensor, index: Index, memory: Memory, name: str) -> Tensor:

@@ -309,17 +309,30 @@ class Evidence:
     def of_variables(self, variables: Sequence[int]) -> InputEvidence:
         """The evidence of one input level's variables (F,), variables first."""
         in_order = list(variables) == list(range(self.num_variables))
-        index = slice(None) if in_order else torch.tensor(variables, device=self.device)
+        index = None if in_order else torch.tensor(variables, device=self.device)
+
+        def take(x: Tensor | None) -> Tensor | None:
+            x = None if x is None else x.transpose(0, 1)
+            if x is None or index is None:
+                return x
+            return (x.contiguous() if x.ndim == 2 else x).index_select(0, index)  # whole rows are copied at once
+
+        values, observed = take(self.values), take(self.observed)
+        assert values is not None and observed is not None
         return InputEvidence(
-            self.values.T[index],
-            self.observed.T[index],
-            None if self.log_weights is None else self.log_weights.transpose(0, 1)[index],
-            None if self.latent is None else self.latent.transpose(0, 1)[index],
-            None if self.summed is None else self.summed.T[index],
-            None if self.weighted_values is None else self.weighted_values.transpose(0, 1)[index],
+            values,
+            observed,
+            take(self.log_weights),
+            take(self.latent),
+            take(self.summed),
+            take(self.weighted_values),
             self._memory.setdefault(tuple(variables), Memory()),
-            None if self.interval is None else self.interval.transpose(0, 1)[index],
-            self.parameters and {name: x.transpose(0, 1)[index] for name, x in self.parameters.items()},
+            take(self.interval),
+            self.parameters
+            and {
+                name: x.transpose(0, 1) if index is None else x.transpose(0, 1).index_select(0, index)
+                for name, x in self.parameters.items()
+            },
         )
 
     def gates_of(

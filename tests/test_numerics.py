@@ -8,7 +8,7 @@ from pcircuits import testing
 from pcircuits.distributions import discrete
 from pcircuits.evaluator import downward, upward
 from pcircuits.kernels.dense_sum import reference as dense_sum
-from pcircuits.semirings import Log, Max
+from pcircuits.semirings import Log, Max, Scaled
 
 STEPS = 10_000
 
@@ -126,6 +126,26 @@ def test_what_many_rescales_of_one_product_raise_is_not_lost(num_variables: int,
     evaluation = circuit.condition(pc.Evidence(x))._evaluation
     assert torch.allclose(evaluation.log_evidence, double.log_prob(x), rtol=1e-6, atol=0)
     assert (evaluation.rows is not None) == redone, "log space where it is needed, and only there"
+
+
+@pytest.mark.parametrize("weights", ["dense", "sparse"])
+@pytest.mark.parametrize("layer", ["cp", "cp-t", "tucker"])
+def test_a_bound_from_the_weights_holds_and_changes_nothing(
+    weights: str, layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit = testing.example_circuit("rat", layer, weights=weights).requires_grad_(False)
+    evidence = testing.example_evidence(circuit, "mixed", batch=40)
+    bounded = upward(circuit.plan, circuit.prepared(), evidence, Scaled(torch.float32))
+    below = [r.values.least for r in bounded.records]
+    assert all(float(r.values.v.min()) >= r.values.least for r in bounded.records)
+    assert any(below) == (weights == "dense"), "sums are looked at only where weights may be too small"
+    monkeypatch.setattr(Scaled, "_least", lambda *_: 0.0)
+    looked_at = upward(circuit.plan, circuit.prepared(), evidence, Scaled(torch.float32))
+    assert torch.equal(bounded.log_evidence, looked_at.log_evidence)
+    if weights == "dense":
+        assert torch.equal(bounded.semiring.suspect, looked_at.semiring.suspect)
+    counts = [downward(p, torch.ones(40), count=True)[1] for p in (bounded, looked_at)]
+    assert all(torch.equal(counts[0][name], counts[1][name]) for name in counts[0])
 
 
 def test_marginals_of_a_long_chain_add_up_to_one() -> None:

@@ -11,11 +11,12 @@ from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
 from pcircuits.distributions.soft import Soft, Weighing, places
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
-from pcircuits.kernels import categorical_counts, categorical_values, finite, logsumexp, ratio
+from pcircuits.kernels import categorical_counts, categorical_values, choice, finite, logsumexp, power_below, ratio
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
 _CHUNK_ELEMENTS = 1 << 22
+_FEW = 8  # values that are better compared with each one than looked up
 _LIKELIEST = 256  # values whose weights usually hold the maximum, so that the others need not be looked at
 
 
@@ -132,6 +133,26 @@ class Discrete(InputFamily):
         found = self._soft_values(prepared, rows, evidence)
         return torch.where(soft.unsqueeze(-1), found.values, values), torch.where(soft, found.scale, scale)
 
+    def normal_values(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
+    ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]] | None:
+        """Looked up in a table that is rescaled as a whole, where it is smaller than what is looked up."""
+        table, integers = prepared.linear, self._integers(evidence)
+        smaller = len(table) * (self.num_categories + 1) <= integers.numel()
+        if not smaller or choice.on_triton((table,)) or evidence.soft.any():
+            return None
+        if not evidence.observed.all():  # missing is one more value
+            table = torch.cat([table, self.totals(prepared).unsqueeze(1)], 1)
+            integers = torch.where(evidence.observed, integers, self.num_categories)
+        reciprocal, scale = power_below(table.detach().amax(-1))
+        out = memory.keep(integers.numel(), table.shape[-1], like=table)
+        values = _gather(table * reciprocal.unsqueeze(-1), rows, integers, out)
+        return values, _gather(scale.unsqueeze(-1), rows, integers).squeeze(-1)
+
+    def totals(self, prepared: Table) -> Float[Tensor, "G K"]:
+        """What each unit's values add up to."""
+        return torch.ones_like(prepared.linear[:, 0])
+
     def _soft_values(self, prepared: Table, rows: Rows, evidence: InputEvidence) -> Known:
         """Linear values where there are weights: those worked out before, for no fewer positions, if there are."""
         if (known := evidence.recall(prepared.linear)) is not None:
@@ -194,9 +215,7 @@ class Discrete(InputFamily):
         if out is None:
             counts = categorical_counts(flows, rows, integers, hard, groups, categories).mT
         else:
-            index = (rows.unsqueeze(1) * categories + integers).flatten()
-            seen = flows if complete else torch.where(hard.unsqueeze(-1), flows, 0.0)
-            counts = out.zero_().index_add_(0, index, seen.flatten(0, 1)).view(groups, categories, units).mT
+            counts = _add_up(flows, rows, integers, None if complete else hard, out.view(groups, categories, units)).mT
         if not complete:
             free = self._free_counts(prepared, rows, evidence, torch.where(hard.unsqueeze(-1), 0.0, flows), exact)
             counts = counts + free if out is None else counts.add_(free)
@@ -296,7 +315,9 @@ class Discrete(InputFamily):
         return values
 
     def _integers(self, evidence: InputEvidence) -> Int[Tensor, "F B"]:
-        return torch.where(evidence.observed, evidence.values, 0).long()
+        """Values, and 0 where there is none."""
+        values = evidence.values if evidence.observed.all() else torch.where(evidence.observed, evidence.values, 0)
+        return values.long()
 
     def _by_group(
         self, prepared: Table, rows: Rows, evidence: InputEvidence
@@ -369,6 +390,30 @@ def _mean_log(terms: Float[Tensor, "B K V"]) -> Float[Tensor, "B K"]:
 def _gather(
     table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"], out: Tensor | None = None
 ) -> Float[Tensor, "F B K"]:
-    groups, categories, units = table.shape
-    index = (rows.unsqueeze(1) * categories + values).flatten()
-    return torch.index_select(table.reshape(groups * categories, units), 0, index, out=out).view(*values.shape, units)
+    index = _cells(table, rows, values)
+    return torch.index_select(table.flatten(0, 1), 0, index, out=out).view(*values.shape, -1)
+
+
+def _add_up(
+    flows: Float[Tensor, "F B K"],
+    rows: Rows,
+    values: Int[Tensor, "F B"],
+    seen: Bool[Tensor, "F B"] | None,
+    out: Float[Tensor, "G V K"],
+) -> Float[Tensor, "G V K"]:
+    """`out[g,v]` is the sum of the flows of value v in rows of g, where `seen`: a matrix product where values are few
+    and rows do not share a table.
+    """
+    groups, categories, units = out.shape
+    if categories <= min(_FEW, units) and groups == len(rows):
+        one_hot = values.unsqueeze(1) == torch.arange(categories).view(1, -1, 1)
+        one_hot = one_hot if seen is None else one_hot & seen.unsqueeze(1)
+        return torch.bmm(one_hot.to(flows.dtype), flows, out=out)
+    flows = flows if seen is None else torch.where(seen.unsqueeze(-1), flows, 0.0)
+    out.zero_().flatten(0, 1).index_add_(0, _cells(out, rows, values), flows.flatten(0, 1))
+    return out
+
+
+def _cells(table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"]) -> Int[Tensor, " N"]:
+    """Places in the table's first two axes."""
+    return (rows.unsqueeze(1) * table.shape[1] + values).flatten()

@@ -98,6 +98,14 @@ class InputFamily(ABC):
         peak = torch.where(peak.isneginf(), 0.0, peak)
         return (log_values - peak).exp().to(self.dtype_of(prepared)), peak.squeeze(-1)
 
+    def normal_values(
+        self, prepared: Any, rows: Rows, evidence: InputEvidence, memory: Memory
+    ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]] | None:
+        """As `scaled_values`, largest values in [1, 2) where not all are zero; None where that takes looking at them
+        all.
+        """
+        return None
+
     @abstractmethod
     def dtype_of(self, prepared: Any) -> torch.dtype:
         """The parameters' dtype."""

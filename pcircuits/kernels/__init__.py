@@ -12,6 +12,7 @@ from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, 
 from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
 from pcircuits.kernels.low_rank_sum import reference as low_rank
+from pcircuits.kernels.powers import power_below
 from pcircuits.kernels.product import reference as products
 from pcircuits.kernels.soft_evidence import reference as soft_evidence
 from pcircuits.kernels.sum_product import reference as levels
@@ -62,6 +63,7 @@ __all__ = [
     "low_rank_sum",
     "low_rank_sum_flow",
     "max_sum",
+    "power_below",
     "probabilities",
     "product",
     "ratio",

@@ -46,8 +46,10 @@ class Tabulated(Discrete):
         missing = ~(evidence.observed | evidence.soft)
         if not missing.any():
             return values, scale
-        total = prepared.linear.sum(1)[rows].unsqueeze(1)
-        return torch.where(missing.unsqueeze(-1), total, values), scale
+        return torch.where(missing.unsqueeze(-1), self.totals(prepared)[rows].unsqueeze(1), values), scale
+
+    def totals(self, prepared: Table) -> Float[Tensor, "G K"]:
+        return prepared.linear.sum(1)
 
     def statistics(self, *args: Any) -> dict[str, Tensor]:
         raise StructureError(_NO_PARAMETERS)
@@ -65,7 +67,7 @@ class Tabulated(Discrete):
         weighing, shares = super()._weighing_and_shares(prepared, rows, evidence, free, flows)
         if weighing is not None:
             return weighing, shares
-        total = prepared.linear.sum(1)[rows[free.where[0]]].to(shares.dtype)
+        total = self.totals(prepared)[rows[free.where[0]]].to(shares.dtype)
         return None, torch.where(total > 0, shares / torch.where(total > 0, total, 1.0), 0.0)
 
 

@@ -44,5 +44,5 @@ class _Tilted(Signed):
         self.tilts = tilts
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        v, s = super().inputs(family, prepared, rows, evidence)
-        return Values(v * (1.0 + next(self.tilts)), s)
+        values = super().inputs(family, prepared, rows, evidence)
+        return values._replace(v=values.v * (1.0 + next(self.tilts)))

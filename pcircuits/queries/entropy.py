@@ -71,8 +71,8 @@ class _Powered(Log):
         self.excess = excess
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        v, s = super().inputs(family, prepared, rows, evidence)
-        return Values(v + self.excess * family.expected_log(prepared, rows, evidence), s)
+        values = super().inputs(family, prepared, rows, evidence)
+        return values._replace(v=values.v + self.excess * family.expected_log(prepared, rows, evidence))
 
 
 def _powered(prepared: Mapping[str, Any], excess: Float[Tensor, ""]) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class _Tilted(Log):
         self.tilts = tilts
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
-        v, s = super().inputs(family, prepared, rows, evidence)
-        return Values(v + next(self.tilts), s)
+        values = super().inputs(family, prepared, rows, evidence)
+        return values._replace(v=values.v + next(self.tilts))
 
 
 def _tilt(

@@ -1,5 +1,6 @@
 """Linear values with a log scale: the fast log-sum."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from pcircuits.kernels import (
     linear_sum_flow,
     low_rank_sum,
     low_rank_sum_flow,
+    power_below,
     product,
     ratio,
     sum_product,
@@ -44,9 +46,12 @@ class _Limits(NamedTuple):
 _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
+_FACTORS = 4  # products of so many children are rescaled once
+
+
 class Scaled:
-    """Linear values and their log scale. Inputs and products have maximum one per region and sample; sums, whose
-    weights add up to one, are left as they come.
+    """Linear values and their log scale. Inputs and products have their maximum in [1, 2) per region and sample, being
+    divided by a power of two; sums, whose weights add up to one, are left as they come.
 
     Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such
     values are raised to a bound of what they can be, so that the pass yields an upper bound of the root: circuits are
@@ -66,6 +71,11 @@ class Scaled:
         return not self.upper
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
+        if evidence.latent is None and not self.upper:
+            found = family.normal_values(prepared, rows, evidence, self.memory)
+            if found is not None:
+                self._mark(found[1] < math.log(self.limits.least_peak))
+                return Values(*found, peak=1.0)
         raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
         if (potentials := evidence.latent_of(family.num_variables)) is not None:
             peak = finite(potentials.detach().amax(-1))
@@ -121,13 +131,14 @@ class Scaled:
         if kind == "kronecker":
             return self._rescaled(*self._kronecker(first, rest[0]))
         scale = torch.stack([c.s for c in children]).sum(0)
-        for n, child in enumerate(rest):
-            v = self._new(first.v.shape, first.v) if n == 0 else self.memory.over(first.v)
-            v = self._at_least(torch.mul(first.v, child.v, out=v), self.limits.tiny)
-            first = self._rescaled(v, first.s + child.s, mark=len(rest) == 1)
-        if len(rest) > 1:  # what was lost is raised by all rescales together
-            self._mark(first.s - scale < math.log(self.limits.least_peak))
-        return first
+        v, total = first.v, scale
+        for n, child in enumerate(rest, start=1):
+            out = self._new(v.shape, v) if n == 1 else self.memory.over(v)
+            v = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny)
+            if n % _FACTORS == 0 or n == len(rest):
+                v, total, *_ = self._rescaled(v, total, mark=False)
+        self._mark(total - scale < math.log(self.limits.least_peak))  # all rescales together raise what was lost
+        return Values(v, total, peak=1.0)
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         gates = weights.gates
@@ -141,8 +152,11 @@ class Scaled:
         rows, batch, _ = product.v.shape
         out = self._new((rows, batch, weights.linear.shape[1]), product.v)
         if out is None:
-            return Values(self._checked(linear_sum(weights.linear, product.v)), product.s)
-        return Values(self._checked(cpu.linear_sum(weights.linear, product.v, out=out)), product.s)
+            raw = linear_sum(weights.linear, product.v)
+        else:
+            raw = cpu.linear_sum(weights.linear, product.v, out=out)
+        least = self._least(weights, product, raw)
+        return Values(raw if least else self._checked(raw), product.s, least=least)
 
     def chain(
         self, weights: Sequence[SumWeights], sides: Values, first: Values
@@ -250,7 +264,8 @@ class Scaled:
         counts = self._new(weights.linear.shape, out) if count else None
         share = self.memory.scratch("share", *flows.shape, like=flows)
         assert share is not None
-        return cpu.linear_sum_flow(weights.linear, product.v, raw.v, flows, share=share, out=out, counts=counts)
+        torch.div(flows, raw.v, out=share) if raw.least and self._clean else ratio(flows, raw.v, out=share)
+        return cpu.linear_sum_flow(weights.linear, product.v, share, out=out, counts=counts)
 
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
@@ -272,6 +287,11 @@ class Scaled:
         """A child of each of the units `at`, or of those at `index` among them, which may repeat."""
         return draw(weights.chosen(at, log=False) * terms, generator, index)
 
+    @functools.cached_property
+    def _clean(self) -> bool:
+        """Whether no sample is marked; asked for on the way down."""
+        return self.suspect is None or not bool(self.suspect.any())
+
     def _kronecker(self, left: Values, right: Values) -> tuple[Tensor, Tensor]:
         rows, batch, units = left.v.shape
         out = self._new((rows, batch, units, right.v.shape[-1]), left.v)
@@ -279,12 +299,12 @@ class Scaled:
         return self._at_least(v, self.limits.tiny), left.s + right.s
 
     def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True) -> Values:
-        """With maximum one; what is all zero stays so. A rescale from below `least_peak` is marked."""
-        peak = raw.detach().amax(-1, keepdim=True)
+        """With maximum in [1, 2); what is all zero stays so. A rescale from below `least_peak` is marked."""
+        peak = raw.detach().amax(-1)
         if mark:
-            self._mark(peak.squeeze(-1) < self.limits.least_peak)
-        peak = torch.where(peak > 0, peak, 1.0)
-        return Values(torch.div(raw, peak, out=self.memory.over(raw)), scale + peak.squeeze(-1).double().log())
+            self._mark(peak < self.limits.least_peak)
+        reciprocal, log_power = power_below(peak)
+        return Values(torch.mul(raw, reciprocal.unsqueeze(-1), out=self.memory.over(raw)), scale + log_power, peak=1.0)
 
     def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
         return self.memory.keep(*shape, like=like)
@@ -295,6 +315,13 @@ class Scaled:
     def _checked(self, raw: Tensor) -> Tensor:
         self._mark(raw.detach().amin(-1) < self.limits.floor)
         return self._at_least(raw, self.limits.floor)
+
+    def _least(self, weights: SumWeights, product: Values, raw: Tensor) -> float:
+        """A lower bound of all sums, where it shows without looking at them that none is below `floor`; else 0."""
+        if self.upper or not product.peak or weights.linear.numel() >= raw.numel() or raw.device.type != "cpu":
+            return 0.0
+        least = float(weights.linear.detach().amin()) * product.peak
+        return least if least >= self.limits.floor else 0.0
 
     def _mark(self, bad: Bool[Tensor, "F B"]) -> None:
         bad = bad.any(0)

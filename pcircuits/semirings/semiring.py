@@ -13,10 +13,16 @@ from pcircuits.workspace import Memory
 
 
 class Values(NamedTuple):
-    """Values of a level's units, `v exp(s)` in linear semirings and `v + s` in log ones. `s` is float64."""
+    """Values of a level's units, `v exp(s)` in linear semirings and `v + s` in log ones. `s` is float64.
+
+    Of `Scaled`, where no sample is marked: `peak` is a lower bound of the largest `v` of every region and sample,
+    `least` of every `v`.
+    """
 
     v: Float[Tensor, "*A F B K"]
     s: Float[Tensor, "*T F B"]
+    peak: float = 0.0
+    least: float = 0.0
 
 
 @runtime_checkable

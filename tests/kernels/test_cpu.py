@@ -43,14 +43,14 @@ def test_a_dense_sum_and_its_flows(sizes: tuple[int, int, int, int], dtype: torc
     close = {"rtol": 1e-5, "atol": 1e-7}
     assert torch.allclose(found, want, **close)
     flows = want * torch.rand(want.shape, generator=generator, dtype=dtype)  # impossible outputs have no flow
-    buffers = {"share": poisoned(*want.shape, dtype=dtype), "out": poisoned(*values.shape, dtype=dtype)}
+    share, out = ratio(flows, want), poisoned(*values.shape, dtype=dtype)
     counts = poisoned(*weights.shape, dtype=dtype)
-    input_flows, found_counts = dense_sum.linear_sum_flow(weights, values, want, flows, **buffers, counts=counts)
+    input_flows, found_counts = dense_sum.linear_sum_flow(weights, values, share, out=out, counts=counts)
     wanted_flows, wanted_counts = linear_sum_flow(weights, values, want, flows, count=True)
     assert found_counts is counts and wanted_counts is not None
     assert torch.allclose(input_flows, wanted_flows, **close)
     assert torch.allclose(counts, wanted_counts, **close)
-    assert dense_sum.linear_sum_flow(weights, values, want, flows, **buffers, counts=None)[1] is None
+    assert dense_sum.linear_sum_flow(weights, values, share, out=out, counts=None)[1] is None
 
 
 def test_a_ratio_written_into_a_tensor_is_zero_where_both_are() -> None:

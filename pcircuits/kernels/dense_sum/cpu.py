@@ -2,7 +2,6 @@
 
 import torch
 
-from pcircuits.kernels.guarded import ratio
 from pcircuits.types import Float, Tensor
 
 
@@ -19,15 +18,14 @@ def linear_sum(
 def linear_sum_flow(
     weights: Float[Tensor, "F O J"],
     values: Float[Tensor, "F B J"],
-    outputs: Float[Tensor, "F B O"],
-    flows: Float[Tensor, "F B O"],
-    *,
     share: Float[Tensor, "F B O"],
+    *,
     out: Float[Tensor, "F B J"],
     counts: Float[Tensor, "F O J"] | None,
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
-    """Flows of the inputs into `out` and, if given, expected counts of weights into `counts`; `share` is scratch."""
-    ratio(flows, outputs, out=share)
+    """Flows of the inputs into `out` and, if given, expected counts of weights into `counts`; `share` is the outputs'
+    flows over their values.
+    """
     torch.bmm(share, weights, out=out).mul_(values)
     if counts is not None:
         torch.bmm(share.mT, values, out=counts).mul_(weights)
