@@ -11,10 +11,11 @@ from pcircuits.distributions import FAMILIES, InputFamily
 from pcircuits.errors import ParameterError, StructureError
 from pcircuits.folding import compile_plan
 from pcircuits.hmm import HMM
+from pcircuits.operations import SignedCircuit
 from pcircuits.plan import Plan
 from pcircuits.structures import RegionGraph, chain
 
-CLASSES: dict[str, type[Circuit]] = {kind.__name__: kind for kind in (Circuit, HMM)}
+CLASSES: dict[str, type[Circuit]] = {kind.__name__: kind for kind in (Circuit, HMM, SignedCircuit)}
 KEYS: dict[str, type] = {
     "class": str,
     "dtype": str,
@@ -45,7 +46,7 @@ class Description:
         """Raises ParameterError where `from_json` would not know the class or a family."""
         kind, ties = type(circuit).__name__, {part: dict(named) for part, named in circuit.ties.items()}
         if CLASSES.get(kind) is not type(circuit):
-            raise ParameterError(f"save writes a {' or an '.join(CLASSES)}, got a {type(circuit).__qualname__}")
+            raise ParameterError(f"save writes {', '.join(CLASSES)}, got a {type(circuit).__qualname__}")
         if unknown := [family for family in circuit.inputs if FAMILIES.get(family.name) is not type(family)]:
             raise ParameterError(
                 f"{unknown[0]!r} is not in pcircuits.distributions.FAMILIES, so load could not find it"
@@ -74,7 +75,7 @@ class Description:
             StructureError, ParameterError: anything else that does not describe a circuit.
         """
         if stored["class"] not in CLASSES:
-            raise StructureError(f"'class' must be {' or '.join(CLASSES)}, got {stored['class']!r:.80}")
+            raise StructureError(f"'class' must be one of {', '.join(CLASSES)}, got {stored['class']!r:.80}")
         families = [_family(entry) for entry in stored["families"]]
         if bad := [n for n in stored["inputs"] if type(n) is not int or not 0 <= n < len(families)]:
             raise StructureError(f"'inputs' must count into {len(families)} families, got {bad[0]!r:.80}")
@@ -103,7 +104,11 @@ class Description:
                 raise StructureError("an HMM needs categorical inputs, and its initial, transition and emission ties")
             return hmm
         sizes: dict[str, Any] = {"num_units": self.num_units, "layer": self.layer, **self._ties}
-        return Circuit(self.graph, self.inputs, seed=0, dtype=self.dtype, **sizes)
+        return CLASSES[self.kind](self.graph, self.inputs, seed=0, dtype=self.dtype, **sizes)
+
+    @property
+    def is_signed(self) -> bool:
+        return self.kind == SignedCircuit.__name__
 
     @property
     def _ties(self) -> dict[str, Any]:

@@ -15,17 +15,22 @@ from typing import Any
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.errors import FormatError, ParameterError, PCircuitsError
+from pcircuits.errors import FormatError, ParameterError, PCircuitsError, StructureError
 from pcircuits.files import read_bytes, read_safetensors, write_atomically
+from pcircuits.io.derivation import derivation_of, rebuild
 from pcircuits.io.description import KEYS, Description, dtype_named, name_of
 from pcircuits.io.tensors import cast, encode_tensors, require_fit
 from pcircuits.types import Tensor
 
-FORMAT, VERSION = "pcircuits.circuit", 1
+FORMAT, DERIVED, VERSION = "pcircuits.circuit", "pcircuits.derived", 1
 DESCRIPTION = "circuit.json"
 
 _TENSORS = re.compile(r"circuit-[0-9a-f]{16}\.safetensors")
-_KEYS = {"format": str, "version": int, "library": str, "checksum": str, "tensors": dict} | KEYS
+_COMMON = {"format": str, "version": int, "library": str, "checksum": str, "tensors": dict}
+_KEYS: dict[str, dict[str, type]] = {
+    FORMAT: _COMMON | KEYS,
+    DERIVED: _COMMON | {"dtype": str, "parts": list, "steps": list},
+}
 
 
 def save(circuit: Circuit, path: str | os.PathLike, *, dtype: torch.dtype | None = None) -> None:
@@ -33,19 +38,27 @@ def save(circuit: Circuit, path: str | os.PathLike, *, dtype: torch.dtype | None
 
     An interruption leaves the old circuit or the new one. With `dtype=torch.float16` parameters take half the space and
     are rounded to 11 bits; `load` gives the circuit its own dtype back. Optimiser state and `requires_grad` are not
-    part of a circuit.
+    part of a circuit. Of a product, marginal, conditional or derivative the circuits that it comes of are written, each
+    once, and how it comes of them.
 
     Raises:
         ParameterError: a subclass or input family that `load` would not know, NaN, or values too large for `dtype`.
     """
-    description, kept = Description.of(circuit), dtype or circuit.dtype
-    if kept not in (circuit.dtype, torch.float16):
-        raise ParameterError(f"`dtype` must be torch.float16 or left out, got {dtype}")
-    tensors = cast(circuit.state_dict(), kept)
-    require_fit(tensors, description.plan(), kept)
+    parts, steps = derivation_of(circuit)
+    descriptions, kept = [Description.of(part) for part in parts], dtype or circuit.dtype
+    if kept not in (circuit.dtype, torch.float16) or any(part.dtype != circuit.dtype for part in parts):
+        raise ParameterError(f"`dtype` must be torch.float16 or left out, and all circuits' dtypes equal; got {dtype}")
+    tensors: dict[str, Tensor] = {}
+    for prefix, part, description in zip(_prefixes(len(parts), bool(steps)), parts, descriptions, strict=True):
+        own = cast(part.state_dict(), kept)
+        require_fit(own, description.plan(), kept, signed=description.is_signed)
+        tensors |= {prefix + name: tensor for name, tensor in own.items()}
     content = encode_tensors(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
-    stored = {"format": FORMAT, "version": VERSION, "library": _library(), **description.to_json()}
+    described = descriptions[0].to_json()
+    if steps:
+        described = {"dtype": name_of(circuit.dtype), "parts": [d.to_json() for d in descriptions], "steps": steps}
+    stored = {"format": DERIVED if steps else FORMAT, "version": VERSION, "library": _library(), **described}
     stored["tensors"] = {"sha256": sha256, "bytes": len(content), "dtype": name_of(kept)}
     folder = Path(path)
     write_atomically(folder / _tensors_name(sha256), content)
@@ -56,7 +69,7 @@ def save(circuit: Circuit, path: str | os.PathLike, *, dtype: torch.dtype | None
 
 
 def load(path: str | os.PathLike) -> Circuit:
-    """The circuit that `save` wrote into the folder `path`, on the CPU: a Circuit, or an HMM if it was one.
+    """The circuit that `save` wrote into the folder `path`, on the CPU, of the class that it had.
 
     Raises:
         FormatError: a file that is missing, truncated, changed, of another kind or of a newer version.
@@ -64,20 +77,53 @@ def load(path: str | os.PathLike) -> Circuit:
     source = Path(path) / DESCRIPTION
     stored = _decode(source)
     try:
-        description = Description.from_json(stored)
-        plan = description.plan()
-        kept = dtype_named(stored["tensors"].get("dtype"), "float16", stored["dtype"])
-        tensors = _read_tensors(source, stored["tensors"])
-        require_fit(tensors, plan, kept)
-        circuit = description.build()
+        return _build(source, stored)
     except FormatError:
         raise
     except (PCircuitsError, RecursionError) as error:
         raise FormatError(
             f"{source} describes no circuit that can be built: {error}; save the circuit again"
         ) from error
-    circuit.load_state_dict(cast(tensors, circuit.dtype))
-    return circuit
+
+
+def _build(source: Path, stored: Mapping[str, Any]) -> Circuit:
+    """Nothing is built before all that is described was found to fit."""
+    steps = stored.get("steps", [])
+    descriptions = [Description.from_json(part) for part in _parts(stored)]
+    plans = [description.plan() for description in descriptions]
+    kept = dtype_named(stored["tensors"].get("dtype"), "float16", stored["dtype"])
+    tensors = _read_tensors(source, stored["tensors"])
+    own = []
+    for prefix, plan, description in zip(_prefixes(len(plans), bool(steps)), plans, descriptions, strict=True):
+        names = [name for name in tensors if name.startswith(prefix)]
+        own.append({name.removeprefix(prefix): tensors.pop(name) for name in names})
+        require_fit(own[-1], plan, kept, signed=description.is_signed)
+    if tensors:
+        raise ParameterError(f"tensors do not belong here: {', '.join(sorted(tensors)[:3])}")
+    parts = [description.build() for description in descriptions]
+    for part, found in zip(parts, own, strict=True):
+        part.load_state_dict(cast(found, part.dtype))
+    return rebuild(parts, steps)
+
+
+def _parts(stored: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Descriptions of the circuits with parameters, in order."""
+    if stored["format"] == FORMAT:
+        return [stored]
+    parts, steps, dtype = stored["parts"], stored["steps"], stored["dtype"]
+    if not parts or not steps:
+        raise StructureError("'parts' and 'steps' must not be empty")
+    for part in parts:
+        if not isinstance(part, dict) or part.keys() != KEYS.keys() or part["dtype"] != dtype:
+            raise StructureError(f"each of 'parts' must have {', '.join(KEYS)}, the dtype {dtype}; got {part!r:.80}")
+        if wrong := [key for key, kind in KEYS.items() if type(part[key]) is not kind]:
+            raise StructureError(f"{wrong[0]!r} of a part must be {KEYS[wrong[0]].__name__}")
+    return parts
+
+
+def _prefixes(parts: int, derived: bool) -> list[str]:
+    """Of the names of each part's tensors."""
+    return [f"parts.{n}." for n in range(parts)] if derived else [""]
 
 
 def _decode(source: Path) -> dict[str, Any]:
@@ -89,16 +135,17 @@ def _decode(source: Path) -> dict[str, Any]:
         raise FormatError(f"{error}; load needs a folder that save wrote") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{source} is not whole JSON: {error}; copy the folder again") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    if not isinstance(stored, dict) or stored.get("format") not in list(_KEYS):
         kind = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
         raise FormatError(f"{source} holds {kind!r:.80}, expected {FORMAT!r}; load needs a folder that save wrote")
     version = stored.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         wanted = f"pcircuits {_library()} reads versions 1 to {VERSION}; upgrade pcircuits if it is older than the file"
         raise FormatError(f"{source} has version {version!r:.80}, {wanted}")
-    if wrong := [key for key in sorted(_KEYS.keys() | stored.keys()) if type(stored.get(key)) is not _KEYS.get(key)]:
+    keys = _KEYS[stored["format"]]
+    if wrong := [key for key in sorted(keys.keys() | stored.keys()) if type(stored.get(key)) is not keys.get(key)]:
         found = f"{type(stored[wrong[0]]).__name__}" if wrong[0] in stored else "nothing"
-        wanted = _KEYS[wrong[0]].__name__ if wrong[0] in _KEYS else "nothing"
+        wanted = keys[wrong[0]].__name__ if wrong[0] in keys else "nothing"
         raise FormatError(f"{source} has {found} under {wrong[0]!r:.80}, expected {wanted}; save the circuit again")
     if stored["checksum"] != checksum:
         raise FormatError(f"{source} was changed after it was saved: its checksum differs; save the circuit again")

@@ -31,7 +31,7 @@ class DerivedCircuit(Circuit):
     """A circuit computed from `sources`: trained by training them, conditioned, sampled and asked like any other.
 
     `log_prob` and all posteriors are of the normalised distribution `c(x) / Z`; `log_partition()` is `log Z`.
-    It has no parameters that EM could set, and `save` writes its sources, not it.
+    It has no parameters that EM could set, and `save` writes its sources and how it comes of them.
     """
 
     _log_partition: tuple[tuple, Tensor] | None = None

@@ -41,6 +41,14 @@ class ProjectedCircuit(DerivedCircuit):
         super().__init__((source,), pieces, [source.inputs[v] for v in kept])
         self.kept = tuple(kept)
 
+    @property
+    def values(self) -> dict[int, int | float] | None:
+        """The observed variables' values, None of a marginal."""
+        if self._given is None:
+            return None
+        seen = self._given.observed[0].nonzero().flatten().tolist()
+        return {variable: self._given.values[0, variable].item() for variable in seen}
+
     def prepare_from(self, prepared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         (source,) = self.sources
         assert isinstance(source, Circuit)
