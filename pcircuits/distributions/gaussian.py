@@ -37,7 +37,7 @@ class Gaussian(ExponentialFamily):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.loc) and math.isfinite(self.scale) and self.scale > self.min_std > 0):
-            raise ParameterError(f"{type(self).__name__} needs a finite loc and scale > min_std > 0, got {self!r}")
+            raise ParameterError(f"Gaussian needs a finite loc and scale > min_std > 0, got {self!r}")
 
     @classmethod
     def from_data(cls, x: Float[Tensor, " N"]) -> "Gaussian":
@@ -74,7 +74,7 @@ class Gaussian(ExponentialFamily):
         return {"counts": moments_of(counts.double(), *(x.double() for x in prepared))}
 
     def _has_kernels(self, like: Tensor, evidence: InputEvidence) -> bool:
-        return choice.on_triton((like,)) and evidence.interval is None and not self.logarithmic
+        return choice.on_triton((like,)) and evidence.interval is None
 
     def mode(self, unit: Normal) -> Tensor:
         return unit.mean

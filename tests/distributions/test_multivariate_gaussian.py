@@ -232,6 +232,26 @@ def test_potentials_of_a_region_add_up() -> None:
     assert not torch.allclose(one.log_evidence, circuit.condition(evidence).log_evidence)
 
 
+def test_beside_discrete_variables_with_soft_evidence() -> None:
+    graph = RegionGraph((Region.input(0, 2), Region.input(1), Region.split((0, 1))))
+    families = [pc.MultivariateGaussian(2), pc.Categorical(3), pc.MultivariateGaussian(2)]
+    circuit = pc.Circuit(graph, families, num_units=3, layer="cp-t", seed=0, dtype=torch.float64).requires_grad_(False)
+    x = torch.tensor([[0.3, 0.0, -1.0]] * 3, dtype=torch.float64)
+    x[:, 1] = torch.arange(3)
+    seen = torch.tensor([[True, True, False]] * 3)
+    hard = circuit.condition(pc.Evidence(x, observed=seen)).log_evidence
+    weights = torch.zeros(1, 3, 3, dtype=torch.float64)
+    weights[0, 1] = torch.tensor([0.5, -1.0, -torch.inf])
+    soft = circuit.condition(pc.Evidence(x[:1], observed=torch.tensor([[True, False, False]]), log_weights=weights))
+    assert soft.log_evidence.item() == pytest.approx((hard + weights[0, 1]).logsumexp(0).item(), abs=1e-10)
+    shares = (hard + weights[0, 1]).softmax(0)
+    assert torch.allclose(soft.marginals()[1][0], shares)
+    means = [circuit.condition(pc.Evidence(x, observed=seen)).marginals()[2].mean]
+    assert soft.marginals()[2].mean.item() == pytest.approx(float(shares @ means[0]), abs=1e-10)
+    drawn = soft.sample(500, generator=torch.Generator().manual_seed(0))
+    assert (drawn[..., 0] == 0.3).all() and not (drawn[..., 1] == 2).any()
+
+
 def test_saved_and_written_as_networkx(tmp_path: Path) -> None:
     circuit, evidence = circuit_of(), some_missing(3, 0)
     pc.save(circuit, tmp_path)
