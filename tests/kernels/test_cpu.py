@@ -88,6 +88,14 @@ def test_an_em_step_in_place(
     assert torch.equal(probabilities(masked, dim), linear), "the parameters give the same bits back"
 
 
+def test_an_em_step_leaves_the_least_probability_of_what_was_not_seen() -> None:
+    linear, counts = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.0, 5.0]]])
+    log = poisoned(1, 1, 2)
+    em_step.em_step(counts, linear, log, None, dim=2, pseudocount=0.0, relative=False, step=1.0)
+    assert linear.flatten().tolist() == pytest.approx([LEAST_PROBABILITY, 1.0], rel=1e-4)
+    assert log.isfinite().all()
+
+
 def test_logits_that_are_not_normalised_are() -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)) * 100
     assert torch.allclose(probabilities(logits, -1), logits.softmax(-1))

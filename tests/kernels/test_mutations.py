@@ -1,31 +1,15 @@
 """A test that stays green when a kernel is broken is not a test: each kernel is broken once, in a copy."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 pytest.importorskip("triton")
 
-from tests.kernels.test_ahead_of_time import ROOT, kernels
+from tests.kernels.mutations import Mutation, break_line, copy_of_the_tests, run_tests
+from tests.kernels.test_ahead_of_time import kernels
 
 pytestmark = pytest.mark.campaign
-
-
-class Mutation(NamedTuple):
-    """`line` of a function becomes `broken`; the tests of `cases` must notice."""
-
-    folder: str
-    function: str
-    line: str
-    broken: str
-    cases: str
-
 
 MUTATIONS = (
     Mutation("dense_sum", "sum_fwd_kernel", "o_j < (i_block + 1) * J_BLOCK", "o_j < J", "linear_sum_gated"),
@@ -66,23 +50,7 @@ MUTATIONS = (
     Mutation("gaussian", "gaussian_fwd_kernel", "- 0.5 * b_z * b_z", "- b_z * b_z", "gaussian_values"),
     Mutation("gaussian", "gaussian_count_kernel", "b_flow * b_z * b_z, b_flow", "b_flow * b_z * b_z, 0.0", "gaussian"),
 )
-
-
-def copy_of_the_tests(folder: Path) -> None:
-    for name in ("pcircuits", "tests/kernels"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py"):
-        shutil.copy(ROOT / name, folder / name)
-
-
-def run_tests(cases: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernels/test_triton.py"]
-    # annotations are not checked there: the copy is imported by its own path
-    options = ["-o", "addopts=--import-mode=importlib -m 'not campaign'", "-k", f"[{cases}"]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.run(
-        [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+TESTS = ("tests/kernels/test_triton.py",)
 
 
 def test_each_kernel_is_broken_once() -> None:
@@ -91,17 +59,13 @@ def test_each_kernel_is_broken_once() -> None:
 
 def test_the_copy_passes(tmp_path: Path) -> None:
     copy_of_the_tests(tmp_path)
-    done = run_tests("soft_values", tmp_path)
+    done = run_tests(TESTS, "[soft_values", tmp_path)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.function)
 def test_a_broken_kernel_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
     copy_of_the_tests(tmp_path)
-    path = tmp_path / "pcircuits" / "kernels" / mutation.folder / "triton.py"
-    before, function, after = re.split(rf"(?=^def )(def {mutation.function}\()", path.read_text(), flags=re.MULTILINE)
-    body, *rest = re.split(r"(?=^@jit$|^def )", after, maxsplit=1, flags=re.MULTILINE)
-    assert mutation.line in body
-    path.write_text("".join([before, function, body.replace(mutation.line, mutation.broken, 1), *rest]))
-    done = run_tests(mutation.cases, tmp_path)
+    break_line(mutation._replace(file=f"{mutation.file}/triton.py"), tmp_path)
+    done = run_tests(TESTS, f"[{mutation.cases}", tmp_path)
     assert done.returncode == 1 and " failed" in done.stdout, done.stdout

@@ -1,0 +1,70 @@
+"""As `test_mutations.py`, for kernels on CPUs: each is broken once, in a copy, and a test must notice."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.mutations import ROOT, Mutation, break_line, copy_of_the_tests, run_tests
+
+pytestmark = pytest.mark.campaign
+
+KERNELS = ROOT / "pcircuits" / "kernels"
+FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "powers.py")
+
+SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
+CHAIN, RECORDED = "test_a_chain_is_its_steps", "test_a_recorded_chain_has"
+MUTATIONS = (
+    Mutation(
+        "dense_sum/cpu.py", "linear_sum", "torch.mm(values[0], weights[0].mT", "torch.mm(values[0], -weights[0].mT", SUM
+    ),
+    Mutation("dense_sum/cpu.py", "linear_sum", "torch.bmm(values, weights.mT", "torch.bmm(values, -weights.mT", SUM),
+    Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(values)", "", SUM),
+    Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(weights)", "", SUM),
+    Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
+    Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
+    Mutation("chain/cpu.py", "chain_flows", "last = flow.mul_(product)", "last = flow", CHAIN),
+    Mutation("chain/cpu.py", "chain_flows", "reversed(list(steps))", "list(steps)", CHAIN),
+    Mutation("chain/cpu.py", "tied_counts", ".mul_(weights)", "", CHAIN),
+    Mutation("chain/cpu.py", "untied_counts", ".mul_(w)", "", CHAIN),
+    Mutation("chain/cpu.py", "recorded", ".cumsum(0)", "", RECORDED),
+    Mutation("chain/cpu.py", "recorded", "g.add_(carry)", "g", RECORDED),
+    Mutation("chain/cpu.py", "recorded", "out.mul_(below)", "out.mul_(1.0)", RECORDED),
+    Mutation("chain/cpu.py", "recorded", "out=before).mul_(shrinks)", "out=before)", RECORDED),
+    Mutation("em_step/cpu.py", "em_step", "step / (total + extra)", "step / total", STEP),
+    Mutation("em_step/cpu.py", "em_step", "torch.where(reached, 1 - step, 1.0)", "1 - step + 0 * total", STEP),
+    Mutation("em_step/cpu.py", "em_step", "gain * extra / children[rows]", "gain * extra", STEP),
+    Mutation("em_step/cpu.py", "em_step", "linear.mul_(support)", "linear", STEP),
+    Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
+    Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
+    Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
+    Mutation("powers.py", "power_below", "2 * bias - exponent", "2 * bias - exponent + 1", "test_the_power"),
+    Mutation("powers.py", "power_below", "(exponent - bias)", "(exponent - bias + 1)", "test_the_power"),
+    Mutation("powers.py", "power_below", "x.clamp_min(torch.finfo(x.dtype).tiny)", "x", "test_zero_and"),
+)
+TESTS = ("tests/kernels/test_cpu.py", "tests/kernels/test_powers.py")
+
+
+def test_each_kernel_is_broken_once() -> None:
+    functions = {
+        (name, node.name)
+        for name in FILES
+        for node in ast.parse((KERNELS / name).read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("cpu.py")} <= set(FILES)
+    assert functions == {(m.file, m.function) for m in MUTATIONS}
+
+
+def test_the_copy_passes(tmp_path: Path) -> None:
+    copy_of_the_tests(tmp_path)
+    done = run_tests(TESTS, "test_", tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.function}-{m.line}")
+def test_a_broken_kernel_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
+    copy_of_the_tests(tmp_path)
+    break_line(mutation, tmp_path)
+    done = run_tests(TESTS, mutation.cases, tmp_path)
+    assert done.returncode == 1 and " failed" in done.stdout, done.stdout
