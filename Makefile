@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 extras-demo := diffusion,plot
-extras-dev := diffusion,transformers,constraints,cli,lm-eval,plot,tabular,triton,bench,docs,dev
+extras-dev := diffusion,transformers,constraints,logic,cli,lm-eval,plot,tabular,triton,bench,docs,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-campaign lint format bench bench-peers docs clean

@@ -68,7 +68,7 @@ from pcircuits.operations import (
 )
 from pcircuits.posterior import Posterior
 from pcircuits.properties import Properties, check
-from pcircuits.queries import MPE, Estimate, Moments, Projection, match_marginals, project_marginals
+from pcircuits.queries import MPE, Estimate, Moments, Projection, match_marginals, model_count, project_marginals
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
 from pcircuits.torch_distribution import CircuitDistribution
@@ -154,6 +154,7 @@ __all__ = [
     "log_inner_product",
     "marginalize",
     "match_marginals",
+    "model_count",
     "multiply",
     "plot",
     "project_marginals",

@@ -1,7 +1,7 @@
 """One block of units a region or partition: a circuit before folding."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,17 @@ class Block:
         )
 
 
+def scopes(blocks: Sequence[Block]) -> list[int]:
+    """The scope of each block as a bit mask of variables."""
+    masks: list[int] = []
+    for block in blocks:
+        mask = sum(1 << variable for variable in block.variables)
+        for child in block.children:
+            mask |= masks[child]
+        masks.append(mask)
+    return masks
+
+
 def build_blocks(
     graph: RegionGraph, num_units: int, layer: str, *, sum_ties: Mapping[int, str], input_ties: Mapping[int, str]
 ) -> list[Block]:
@@ -60,17 +71,19 @@ class _Blocks:
             if region.is_input:
                 of_region[i] = self._add("input", (), num_units, owner=(i, ""), variables=region.variables)
                 continue
-            outputs = 1 if i == graph.root else num_units
+            outputs = 1 if i == graph.root and layer != "sparse" else num_units
             parts = [
                 self._partition(tuple(of_region[c] for c in p.children), outputs, (i, f"_{n}" if n else ""))
                 for n, p in enumerate(region.partitions)
             ]
             of_region[i] = parts[0] if len(parts) == 1 else self._mix(tuple(parts), outputs, i)
-        if self.blocks[of_region[graph.root]].num_units != 1:  # a bare input region as root
+        if self.blocks[of_region[graph.root]].num_units != 1:  # no sum of its own, as of a bare input region
             of_region[graph.root] = self._sum(of_region[graph.root], 1, None)
 
     def _partition(self, children: tuple[int, ...], outputs: int, owner: tuple[int, str]) -> int:
         region, part = owner
+        if self.layer == "sparse":
+            return children[0] if len(children) == 1 else self._add("hadamard", children, outputs)
         if self.layer == "cp" and len(children) > 1:
             owners = [(region, f"{part}_child{a}") for a in range(len(children))]
             summed = tuple(self._sum(c, self.num_units, o) for c, o in zip(children, owners, strict=True))

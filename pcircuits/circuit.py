@@ -14,7 +14,7 @@ from pcircuits.folding import compile_plan
 from pcircuits.layers import InputGroup, ParameterGroup, build_groups
 from pcircuits.plan import InnerLevel, InputLevel, Plan
 from pcircuits.posterior import Posterior
-from pcircuits.queries import MPE, Moments
+from pcircuits.queries import MPE, Moments, determinism
 from pcircuits.statistics import Statistics, collect
 from pcircuits.structures import RegionGraph
 from pcircuits.summary import summary
@@ -30,7 +30,7 @@ class Circuit(nn.Module):
         graph: how the variables decompose.
         inputs: one input family for all variables, or one a variable.
         num_units: K units a region; the graph's own hint if left out.
-        layer: "cp", "cp-t" or "tucker" (see `compile_plan`); the graph's own hint if left out.
+        layer: "cp", "cp-t", "tucker" or "sparse" (see `compile_plan`); the graph's own hint if left out.
         seed: of the random initial parameters.
         dtype: of parameters and values. Log scales and log evidences are float64 always.
 
@@ -41,6 +41,7 @@ class Circuit(nn.Module):
     _cache: tuple[tuple, dict[str, Any]] | None = None
     _marginals: tuple[tuple, Tensor] | None = None
     _shared = False  # whether users may hold tensors of the cache
+    _determinism: tuple[tuple, bool | None] | None = None
 
     def __init__(
         self,
@@ -137,6 +138,15 @@ class Circuit(nn.Module):
         all weights are probabilities, as they are but in products of circuits.
         """
         return torch.zeros((), dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def determinism(self) -> bool | None:
+        """Whether no input makes two children of a sum positive: True or False where it is proven, None where it is
+        unknown; kept like `prepared`.
+        """
+        if self._determinism is None or self._determinism[0] != self.version:
+            self._determinism = (self.version, determinism(self.plan, self.prepared()))
+        return self._determinism[1]
 
     def _differentiates(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())

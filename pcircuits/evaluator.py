@@ -91,8 +91,11 @@ def evaluate(
     touched.
 
     A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is
-    redone in log space. The first pass is written into `memory`.
+    redone in log space. The first pass is written into `memory`. In float64, circuits of one unit a region, which have
+    no matrix products to gain by, are evaluated in log space alone.
     """
+    if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
+        return Evaluation(upward(plan, prepared, evidence, Log()))
     fast = upward(plan, prepared, evidence, Scaled(dtype, memory=memory))
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():

@@ -27,7 +27,7 @@ from pcircuits.plan import (
 from pcircuits.structures import RegionGraph
 from pcircuits.types import Tensor
 
-LAYERS = ("cp", "cp-t", "tucker")
+LAYERS = ("cp", "cp-t", "tucker", "sparse")
 
 
 def compile_plan(
@@ -45,9 +45,10 @@ def compile_plan(
         families: one input family a variable.
         num_units: K of every region but the root, which has one unit.
         layer: "cp" (a dense sum on each child, then the Hadamard product; Cichocki et al.'s CP decomposition), "cp-t"
-            (product, then dense sum),
-            or "tucker" (Kronecker product of two children, then dense sum; partitions of another arity are Hadamard
-            products).
+            (product, then dense sum), "tucker" (Kronecker product of two children, then dense sum; partitions of
+            another arity are Hadamard products),
+            or "sparse" (products, and sums over a region's partitions unit by unit: with one unit a region each
+            partition is a node and each of its parents an edge, as in circuits compiled from logic).
         sum_ties, input_ties: name of the parameter group that a region's sum or input shares with all others of that
         name.
 

@@ -122,6 +122,17 @@ class Posterior:
         """
         return queries.entropy(self.circuit, self._possible(), self.log_evidence)
 
+    def log_model_count(self) -> Float[Tensor, " B"]:
+        """The log of how many possible worlds agree with the evidence, (B,), float64; each counts as the product of its
+        soft weights (weighted model counting), and the circuit's probabilities do not count. `model_count` gives
+        the unweighted number as an integer.
+
+        Raises:
+            StructureError: the circuit is not proven deterministic, a variable is not discrete, or the evidence has
+            potentials of units.
+        """
+        return queries.log_model_count(self.circuit, self._possible())
+
     def estimate_entropy(self, n: int, *, generator: torch.Generator | None = None) -> Estimate:
         """A Monte Carlo estimate of the entropy in nats and its standard error, each (B,), from n >= 2 samples, of any
         circuit: the mean of `-log p(x | evidence)`.

@@ -7,7 +7,6 @@ import torch
 from pcircuits.circuit import Circuit
 from pcircuits.evidence import Evidence
 from pcircuits.operations.signed import SignedFunction
-from pcircuits.queries import determinism
 
 
 class Properties(NamedTuple):
@@ -41,6 +40,6 @@ def check(circuit: Circuit, *, tolerance: float = 1e-5) -> Properties:
         smooth=True,
         decomposable=True,
         structured_decomposable=circuit.graph.is_structured_decomposable,
-        deterministic=determinism(circuit.plan, circuit.prepared()),
+        deterministic=circuit.determinism(),
         normalised=not function and bool(log_z.abs() <= tolerance),
     )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pcircuits.plan import InputLevel, MixingLevel
-from pcircuits.queries import determinism
 
 if TYPE_CHECKING:
     from pcircuits.circuit import Circuit
@@ -77,9 +76,7 @@ def _determinism(circuit: "Circuit") -> str:
     inner = [level for level in levels if not isinstance(level, InputLevel)]
     if pairs > _MOST_PAIRS or any(isinstance(level, MixingLevel) for level in inner):
         return "determinism: see pcircuits.check"
-    return {True: "deterministic", False: "not deterministic", None: "determinism unknown"}[
-        determinism(circuit.plan, circuit.prepared())
-    ]
+    return {True: "deterministic", False: "not deterministic", None: "determinism unknown"}[circuit.determinism()]
 
 
 def _in_words(size: float | int) -> str:

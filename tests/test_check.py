@@ -1,10 +1,12 @@
 """`check` says which properties a circuit has."""
 
+import random
+
 import torch
 
 import pcircuits as pc
 from pcircuits import testing
-from pcircuits.queries import determinism, is_deterministic
+from pcircuits.queries import determinism
 from pcircuits.structures import Region, RegionGraph
 from pcircuits.testing import example_circuit
 from pcircuits.testing.recursion import leaf_parameters, log_root, log_weights
@@ -73,6 +75,26 @@ def test_proven_determinism_means_one_path_a_world_and_one_unit_more_breaks_it()
 
 
 @torch.no_grad()
+def test_single_units_are_deterministic_just_where_each_world_has_one_path() -> None:
+    """Formulas compiled along a vtree, some of whose literals are no longer any."""
+    outcomes = []
+    for seed in range(60):
+        generator = random.Random(seed)
+        count = generator.randint(4, 6)
+        clauses = [
+            [v * generator.choice((-1, 1)) for v in generator.sample(range(1, count + 1), 3)]
+            for _ in range(generator.randint(2, count))
+        ]
+        circuit = pc.interop.compile_cnf(clauses, num_variables=count, vtree="balanced" if seed % 2 else "right")
+        inputs = next(group for _, group in circuit.named_groups() if group.support is not None)
+        if seed % 4:
+            inputs.support[generator.sample(range(len(inputs.support)), min(2, len(inputs.support)))] = True
+        outcomes.append(circuit.determinism() is True)
+        assert outcomes[-1] == (most_paths(circuit) < 1.5), f"seed {seed}"
+    assert 10 <= sum(outcomes) <= 45
+
+
+@torch.no_grad()
 def test_units_that_overlap_through_one_path_only_are_not_deterministic() -> None:
     """Every lower sum is deterministic, and both units of the root's child may be positive on the value 0."""
     stack = RegionGraph((Region.input(0), Region.split((0,)), Region.split((1,)), Region.split((2,))))
@@ -82,7 +104,7 @@ def test_units_that_overlap_through_one_path_only_are_not_deterministic() -> Non
     eye = torch.eye(2, dtype=torch.bool).unsqueeze(0)
     lower.restrict(eye)
     upper.restrict(eye)
-    assert is_deterministic(circuit.plan, circuit.prepared())
+    assert determinism(circuit.plan, circuit.prepared()) is True
     upper.restrict(torch.tensor([[[True, False], [True, False]]]))
-    assert not is_deterministic(circuit.plan, circuit.prepared())
+    assert determinism(circuit.plan, circuit.prepared()) is False
     assert most_paths(circuit) == 2.0

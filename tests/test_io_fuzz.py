@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 import pcircuits as pc
 from pcircuits.io import folder as io_folder
 from pcircuits.testing import example_circuit
+from tests.json_schema import fits
+from tests.test_circuit_schema import SCHEMA
 
 DESCRIPTION = "circuit.json"
 CIRCUITS = {
     "hmm": lambda: pc.HMM(2, 3, 3, seed=0),
     "mixed": lambda: example_circuit("rat", "cp", "mixed", num_variables=4, num_units=2),
+    "sparse": lambda: example_circuit("rat", "sparse", weights="sparse", num_variables=4, num_units=1),
     "chow_liu": lambda: example_circuit("chow_liu", "cp-t", num_variables=3),
 }
 JSON = st.recursive(
@@ -118,8 +121,10 @@ def test_any_field_may_hold_anything(
         new = stored
         for key in found[(where * 31) % len(found)]:
             new = new[key]
-    loaded = load_changed(path, signed(replaced(stored, found[where % len(found)], new)))
+    content = signed(replaced(stored, found[where % len(found)], new))
+    loaded = load_changed(path, content)
     if loaded is not None:
+        assert fits(json.loads(content), SCHEMA, SCHEMA)
         with torch.no_grad():
             assert_answers(loaded)
 

@@ -1,5 +1,8 @@
-"""Circuits of other libraries: files read as data, never executed."""
+"""Circuits of other libraries and of logic: files read as data, never executed."""
 
+from pcircuits.interop.cnf import compile_cnf
 from pcircuits.interop.jpc import read_jpc
+from pcircuits.interop.nnf import read_nnf
+from pcircuits.interop.sdd import read_psdd, read_sdd
 
-__all__ = ["read_jpc"]
+__all__ = ["compile_cnf", "read_jpc", "read_nnf", "read_psdd", "read_sdd"]

@@ -135,17 +135,6 @@ class Pieces:
         return len(self.pieces) - 1
 
 
-def scopes(blocks: Sequence[Block]) -> list[int]:
-    """The scope of each block as a bit mask of variables."""
-    masks: list[int] = []
-    for block in blocks:
-        mask = sum(1 << variable for variable in block.variables)
-        for child in block.children:
-            mask |= masks[child]
-        masks.append(mask)
-    return masks
-
-
 def _region_graph(blocks: Sequence[Block]) -> RegionGraph:
     return RegionGraph(tuple(_region(block) for block in blocks))
 

@@ -7,13 +7,14 @@ import torch
 from pcircuits.circuit import Circuit
 from pcircuits.distributions.discrete import Table
 from pcircuits.distributions.gaussian import Normal
+from pcircuits.distributions.tabulated import table_of
 from pcircuits.errors import ShapeError, StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite
-from pcircuits.operations.inputs import Quadratics, table_of
+from pcircuits.operations.inputs import Quadratics
 from pcircuits.operations.multiply import is_signed, multiply
-from pcircuits.queries import Estimate, is_deterministic, row_derivatives
+from pcircuits.queries import Estimate, row_derivatives
 from pcircuits.semirings import Log, SumWeights
 from pcircuits.types import Float, Tensor
 
@@ -31,7 +32,7 @@ def cross_entropy(p: Circuit, q: Circuit) -> Float[Tensor, ""]:
     """
     if is_signed(p) or is_signed(q):
         raise StructureError("an exact cross entropy needs non-negative weights; use estimate_cross_entropy")
-    if not is_deterministic(q.plan, q.prepared()):
+    if not q.determinism():
         raise StructureError(
             "an exact cross entropy needs a deterministic second circuit, and this one is not proven to be (see "
             "pcircuits.check); use estimate_cross_entropy(p, q, n, generator=...)"
@@ -59,7 +60,7 @@ def kl_divergence(p: Circuit, q: Circuit) -> Float[Tensor, ""]:
     """
     if is_signed(p) or is_signed(q):
         raise StructureError("an exact KL divergence needs non-negative weights; use estimate_kl_divergence")
-    if not is_deterministic(p.plan, p.prepared()):
+    if not p.determinism():
         raise StructureError(
             "an exact KL divergence needs two deterministic circuits, and the first is not proven to be (see "
             "pcircuits.check); use estimate_kl_divergence(p, q, n, generator=...)"

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pcircuits.blocks import Block
+from pcircuits.blocks import Block, scopes
 from pcircuits.circuit import Circuit
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
-from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces, scopes
+from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import factor_family, join_units, multiply_units, unit_rows
 from pcircuits.operations.signed import SignedFunction
 from pcircuits.operations.signed_posterior import SignedPosterior

@@ -5,14 +5,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pcircuits.blocks import scopes
 from pcircuits.circuit import Circuit
 from pcircuits.distributions.discrete import Table
+from pcircuits.distributions.tabulated import table_of
 from pcircuits.errors import EvidenceError, ShapeError, StructureError
 from pcircuits.evaluator import Pass, product_of, upward
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite, logsumexp
-from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces, scopes
-from pcircuits.operations.inputs import Quadratics, join_units, table_of, unit_rows
+from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
+from pcircuits.operations.inputs import Quadratics, join_units, unit_rows
 from pcircuits.operations.multiply import is_signed
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.semirings import Log, SumWeights

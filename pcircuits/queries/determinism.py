@@ -7,13 +7,9 @@ import torch
 
 from pcircuits.evaluator import level_weights, take
 from pcircuits.plan import Gather, InnerLevel, InputLevel, MixingLevel, Plan
+from pcircuits.queries.disjoint import Disjointness
 from pcircuits.queries.separation import allowed_values, separated_mixing
 from pcircuits.types import Bool, Tensor
-
-
-def is_deterministic(plan: Plan, prepared: Mapping[str, Any]) -> bool:
-    """Whether determinism is proven."""
-    return determinism(plan, prepared) is True
 
 
 def determinism(plan: Plan, prepared: Mapping[str, Any]) -> bool | None:
@@ -23,11 +19,13 @@ def determinism(plan: Plan, prepared: Mapping[str, Any]) -> bool | None:
     product's units overlap where all their children do, a sum's where any of their children do. That is exact, since
     the children of a product share no variable. A sum is deterministic where no two of its children overlap; sums that
     no positive path from the root reaches do not count. Partitions of one region are told apart by a variable on whose
-    values they disagree; where none is found, or sums above them may overlap, the answer is unknown.
+    values they disagree, or by a proof (`Disjointness`); where none is found, or sums above them may overlap, the
+    answer is unknown.
     """
     overlaps: list[Tensor] = []
     clashes: dict[int, Tensor] = {}
     allowed: list[Tensor] | None = None
+    proofs: Disjointness | None = None
     for n, level in enumerate(plan.levels):
         if isinstance(level, InputLevel):
             overlaps.append(level.family.overlap(prepared[level.group], level.rows))
@@ -36,6 +34,9 @@ def determinism(plan: Plan, prepared: Mapping[str, Any]) -> bool | None:
         if isinstance(level, MixingLevel):
             allowed = allowed_values(plan, prepared) if allowed is None else allowed
             mixed = separated_mixing(level, allowed, prepared)
+            if mixed is None:
+                proofs = Disjointness(plan, prepared) if proofs is None else proofs
+                mixed = _proven_mixing(n, plan, proofs, overlaps[0].device)
             if mixed is None:
                 return None
             overlaps.append(mixed)
@@ -56,6 +57,14 @@ def determinism(plan: Plan, prepared: Mapping[str, Any]) -> bool | None:
 
 def _positive(level: InnerLevel | MixingLevel, prepared: Mapping[str, Any]) -> Tensor:
     return (level_weights(level, prepared).linear != 0).to(torch.float32)
+
+
+def _proven_mixing(n: int, plan: Plan, proofs: Disjointness, device: torch.device) -> Bool[Tensor, "F K K"] | None:
+    """Which units may be positive together: any, for all that is known; None unless all partitions are told apart."""
+    units, blocks = plan.levels[n].num_units, [block for block, (level, _) in enumerate(plan.at) if level == n]
+    if not all(proofs.separates(block, k) for block in blocks for k in range(units)):
+        return None
+    return torch.ones(len(blocks), units, units, dtype=torch.bool, device=device)
 
 
 def _clashes(positive: Tensor, overlap: Bool[Tensor, "F J J"]) -> Bool[Tensor, "F O"]:

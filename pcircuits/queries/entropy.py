@@ -10,7 +10,6 @@ from pcircuits.errors import StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence, InputEvidence
 from pcircuits.kernels import finite
-from pcircuits.queries.determinism import is_deterministic
 from pcircuits.semirings import Log, SumWeights, Values
 from pcircuits.types import Float, Tensor
 
@@ -35,7 +34,7 @@ def entropy(circuit: "Circuit", evidence: Evidence, log_evidence: Float[Tensor, 
     A power goes inside the sums of a deterministic circuit, since one term of each is positive (Vergari et al. 2021,
     Sec. 4): the power circuit has weights w^a, whose derivative is taken.
     """
-    if not is_deterministic(circuit.plan, circuit.prepared()):
+    if not circuit.determinism():
         raise StructureError(
             "an exact entropy needs a deterministic circuit, and this one is not proven to be (see pcircuits.check); "
             "use estimate_entropy(n, generator=...)"

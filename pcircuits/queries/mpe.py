@@ -7,7 +7,6 @@ import torch
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
 from pcircuits.queries.branch_and_bound import Search, branch_and_bound
-from pcircuits.queries.determinism import is_deterministic
 from pcircuits.queries.joint import joint_log_prob
 from pcircuits.queries.sample import decode
 from pcircuits.semirings import Bound, Max
@@ -50,7 +49,7 @@ def mpe(
     values = decode(upward(plan, prepared, given, Max()), 1, None, 0.0)[0]
     upper = upward(plan, prepared, given, Bound()).log_evidence - circuit.log_partition()
     joint = _score(circuit, evidence, values.unsqueeze(0), query)[0]
-    certain = marginalize is None and is_deterministic(plan, prepared)
+    certain = marginalize is None and circuit.determinism() is True
     exact = torch.full_like(joint, certain, dtype=torch.bool) | _closed(joint, upper)
     for row in (~exact).nonzero().flatten().tolist():
         found = _improve(circuit, given.rows(torch.tensor([row], device=evidence.device)), query[row], search)

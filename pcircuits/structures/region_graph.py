@@ -13,7 +13,7 @@ from pcircuits.structures.validation import require_integer
 
 __all__ = ["HINTS", "LAYERS", "Partition", "Region", "RegionGraph"]
 
-LAYERS = ("cp", "cp-t", "tucker")
+LAYERS = ("cp", "cp-t", "tucker", "sparse")
 HINTS = ("num_units", "default_layer", "observed_latents")
 _FORMAT, _VERSION = "pcircuits.region_graph", 1
 

@@ -153,7 +153,7 @@ class _Reader:
             if region.is_input:
                 place[index] = self._input(region.variables, circuit.ties["input"].get(index))
                 continue
-            units = 1 if index == circuit.graph.root else circuit.num_units
+            units = 1 if index == circuit.graph.root and circuit.layer != "sparse" else circuit.num_units
             tie = self.sum_ties.get(index)
             parts = [
                 self._partition([place[c] for c in partition.children], units, _named(tie, f"_{n}" if n else ""))
@@ -190,6 +190,8 @@ class _Reader:
 
     def _partition(self, children: list[int], units: int, tie: str | None) -> int:
         hidden = self.circuit.num_units
+        if self.circuit.layer == "sparse":
+            return children[0] if len(children) == 1 else self._add("hadamard", tuple(children), units, 0, False, None)
         if self.circuit.layer == "cp" and len(children) > 1:
             summed = tuple(self._sum(child, hidden, _named(tie, f"_child{a}")) for a, child in enumerate(children))
             product = self._add("hadamard", summed, hidden, 0, False, None)
