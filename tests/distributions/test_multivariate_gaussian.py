@@ -165,6 +165,38 @@ def test_em_on_complete_data_of_one_unit_is_maximum_likelihood() -> None:
     assert torch.allclose(posterior.covariance()[0], torch.cov(x.mT, correction=0), atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_em_steps_are_those_of_scikit_learns_mixture() -> None:
+    mixture = pytest.importorskip("sklearn.mixture")
+    graph = RegionGraph((Region.input(0, 1, 2),))
+    circuit = pc.Circuit(graph, pc.MultivariateGaussian(3), num_units=3, seed=1, dtype=torch.float64)
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x[:90, 1] += 2 + x[:90, 0]
+    x[60:, 2] -= 3 * x[60:, 1]
+
+    def parameters() -> tuple[Tensor, Tensor, Tensor]:
+        (of_sum,) = (g.prepare().linear[0, 0] for n, g in circuit.named_groups() if n.startswith("sum"))
+        (units,) = (g.prepare() for n, g in circuit.named_groups() if n.startswith("input"))
+        return of_sum.detach(), units.mean[0].detach(), (units.factor @ units.factor.mT)[0].detach()
+
+    weights, means, covariances = parameters()
+    peer = mixture.GaussianMixture(
+        3,
+        reg_covar=0.0,
+        max_iter=5,
+        tol=0.0,
+        weights_init=weights,
+        means_init=means,
+        precisions_init=covariances.inverse(),
+    )
+    peer.fit(x.numpy())
+    for _ in range(5):
+        circuit.maximise(circuit.statistics(x))
+    for mine, theirs in zip(parameters(), (peer.weights_, peer.means_, peer.covariances_), strict=True):
+        assert torch.allclose(mine, torch.from_numpy(theirs), atol=1e-9)
+    assert torch.allclose(circuit.log_prob(x), torch.from_numpy(peer.score_samples(x.numpy())), atol=1e-9)
+
+
 def test_smoothing_counts_pseudo_samples_of_the_prior() -> None:
     circuit, x = (
         one_unit(2, loc=1.0, scale=2.0),
