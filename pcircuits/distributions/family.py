@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple
 
@@ -179,6 +180,14 @@ class InputFamily(ABC):
     def covariance(self, prepared: Any, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K M M"]:
         """Covariances of a region's M variables under each unit given the evidence: asked of joint families."""
         raise StructureError(f"{self!r} is of one variable, so its units have no covariances")
+
+    def without(self, kept: Sequence[int]) -> "InputFamily":
+        """The family of some of a region's variables, by their places in it, in that order."""
+        raise StructureError(f"{self!r} is of one variable, of which no part can be left out")
+
+    def reduced(self, prepared: Any, evidence: InputEvidence, kept: Sequence[int]) -> Any:
+        """Of one group row, what `without` reads: the variables kept given those observed, the others summed out."""
+        raise StructureError(f"{self!r} is of one variable, of which no part can be left out")
 
     def to_json(self) -> dict[str, Any]:
         return {"family": self.name, **asdict(self)}  # type: ignore[call-overload]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.distributions.family import LEAST_COUNT, InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.gaussian import Gaussian, Normal
 from pcircuits.errors import DataError, EvidenceError, ParameterError
 from pcircuits.evidence import InputEvidence, rows_of
 from pcircuits.types import Bool, Float, Int, Tensor
@@ -247,6 +248,20 @@ class MultivariateGaussian(InputFamily):
             return given.moments()[1].unsqueeze(1).expand(-1, len(given.batch), -1, -1, -1)
 
         return _joined(of_rows, self._patterns(prepared, rows, evidence))
+
+    def without(self, kept: Sequence[int]) -> InputFamily:
+        locs, scales = ([self._each(value)[n] for n in kept] for value in (self.loc, self.scale))
+        if len(kept) == 1:
+            return Gaussian(locs[0], scales[0], self.min_std)
+        return MultivariateGaussian(len(kept), tuple(locs), tuple(scales), self.min_std)
+
+    def reduced(self, prepared: Normals, evidence: InputEvidence, kept: Sequence[int]) -> Normals | Normal:
+        rows = torch.zeros(1, dtype=torch.long, device=prepared.mean.device)
+        (given,) = self._patterns(prepared, rows, evidence)
+        means, covariance = given.moments()
+        mean, left = means[:, :, kept, 0], covariance[:, :, kept][..., kept]
+        mean, factor = (x.to(prepared.mean.dtype) for x in (mean, torch.linalg.cholesky(left)))
+        return Normal(mean.squeeze(-1), factor[..., 0, 0]) if len(kept) == 1 else Normals(mean, factor)
 
     def _log_values(
         self, prepared: Normals, rows: Rows, evidence: InputEvidence, maximise: bool

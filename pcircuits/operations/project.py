@@ -7,6 +7,7 @@ import torch
 
 from pcircuits.blocks import scopes
 from pcircuits.circuit import Circuit
+from pcircuits.distributions import InputFamily
 from pcircuits.distributions.discrete import Table
 from pcircuits.distributions.tabulated import table_of
 from pcircuits.errors import EvidenceError, ShapeError, StructureError
@@ -21,10 +22,13 @@ from pcircuits.semirings import Log, SumWeights
 
 
 class ProjectedRecipe(NamedTuple):
-    """The block of the source that a block comes from; of a Kronecker sum with one child left, that child's place."""
+    """The block of the source that a block comes from; of a Kronecker sum with one child left, that child's place; of
+    an input with some variables left, their places.
+    """
 
     block: int
     keep: int | None = None
+    left: tuple[int, ...] = ()
 
 
 class ProjectedCircuit(DerivedCircuit):
@@ -40,7 +44,7 @@ class ProjectedCircuit(DerivedCircuit):
         self._same = evidence is None and not isinstance(source, DerivedCircuit)
         self._given = evidence
         pieces = _project(source.plan, kept, keep_ties=self._same)
-        super().__init__((source,), pieces, [source.inputs[v] for v in kept])
+        super().__init__((source,), pieces, _families(source, kept))
         self.kept = tuple(kept)
 
     @property
@@ -111,6 +115,17 @@ def _checked(circuit: Circuit, variables: Sequence[int]) -> list[int]:
     return known
 
 
+def _families(source: Circuit, kept: Sequence[int]) -> list[InputFamily]:
+    """Of every kept variable: that of its input, or of the part of a joint input that is left."""
+    families = {variable: source.inputs[variable] for variable in kept}
+    for block in source.plan.blocks:
+        left = [k for k, variable in enumerate(block.variables) if variable in families]
+        if 0 < len(left) < len(block.variables):
+            part = source.inputs[block.variables[0]].without(left)
+            families |= {block.variables[k]: part for k in left}
+    return list(families.values())
+
+
 def _project(plan: Plan, kept: Sequence[int], *, keep_ties: bool) -> list[Piece]:
     """Blocks whose scope holds a kept variable; products of a single block left are that block."""
     out, place, new = Pieces(), dict[int, int](), {variable: n for n, variable in enumerate(kept)}
@@ -120,12 +135,12 @@ def _project(plan: Plan, kept: Sequence[int], *, keep_ties: bool) -> list[Piece]
             continue
         tie = block.tie if keep_ties else None
         if block.kind == "input":
-            if any(variable not in new for variable in block.variables):
-                raise StructureError(
-                    f"variables {block.variables} have one joint input: keep all of them or none, or use evidence"
-                )
-            variables = [new[variable] for variable in block.variables]
-            place[n] = out.add_input(variables, block.num_units, ProjectedRecipe(n), tie=tie)
+            places = tuple(k for k, variable in enumerate(block.variables) if variable in new)
+            partly = len(places) < len(block.variables)
+            named = tie if tie is None or not partly else f"{tie}_keep{'_'.join(map(str, places))}"
+            of_part = ProjectedRecipe(n, left=places if partly else ())
+            variables = [new[block.variables[k]] for k in places]
+            place[n] = out.add_input(variables, block.num_units, of_part, tie=named)
             continue
         left = [a for a, child in enumerate(block.children) if child in place]
         children, kind, keep = [place[block.children[a]] for a in left], block.kind, None
@@ -146,6 +161,8 @@ def _parameters(plan: Plan, prepared: Mapping[str, Any], values: Pass | None, re
     place, block = plan.places[recipe.block], plan.blocks[recipe.block]
     assert place is not None
     row = unit_rows(prepared[place[0]], torch.tensor([place[1]]))
+    if recipe.left:
+        return _reduced(plan, row, values, recipe)
     if not isinstance(row, SumWeights):
         return row if values is None else _normalised(row)
     log = row.log.double()
@@ -163,6 +180,17 @@ def _parameters(plan: Plan, prepared: Mapping[str, Any], values: Pass | None, re
         log = log.unflatten(-1, (side, -1)).logsumexp(-1 if recipe.keep == 0 else -2)
     log = log.to(row.log.dtype)
     return SumWeights(log.exp(), log, as_given=True)
+
+
+def _reduced(plan: Plan, units: Any, values: Pass | None, recipe: ProjectedRecipe) -> Any:
+    """Joint inputs without the variables that are observed or summed out."""
+    block, level = plan.blocks[recipe.block], plan.levels[plan.at[recipe.block][0]]
+    assert isinstance(level, InputLevel)
+    if values is not None:
+        return level.family.reduced(units, values.evidence.of_variables(block.variables), recipe.left)
+    size = len(block.variables)
+    nothing = Evidence.nothing(1, size, level.rows.device).of_variables(range(size))
+    return level.family.reduced(units, nothing, recipe.left)
 
 
 def _normalised(units: Any) -> Any:

@@ -296,14 +296,38 @@ def test_saved_and_written_as_networkx(tmp_path: Path) -> None:
     assert pc.load(tmp_path).inputs == (scaled, scaled)
 
 
-def test_structural_marginals_of_whole_regions() -> None:
-    circuit = circuit_of(seed=5).requires_grad_(False)
-    x = torch.randn(3, 5, dtype=torch.float64)
-    kept = pc.marginalize(circuit, [4, 2, 1])
-    expected = pc.Evidence(x, observed=torch.tensor([False, True, True, False, True]).expand(3, -1))
-    assert torch.allclose(kept.log_prob(x[:, [4, 2, 1]]), circuit.condition(expected).log_evidence)
-    with pytest.raises(pc.StructureError, match=r"variables \(0, 3\) have one joint input"):
-        pc.marginalize(circuit, [0, 1])
+@pytest.mark.parametrize("layer", ["cp", "tucker"])
+@pytest.mark.parametrize("kept", [[4, 2, 1], [0, 1], [3], [2, 0]])
+def test_structural_marginals_and_conditionals(layer: str, kept: list[int], tmp_path: Path) -> None:
+    """Of whole joint inputs and of parts of them."""
+    circuit = circuit_of(layer=layer, seed=5).requires_grad_(False)
+    x = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    chosen = torch.zeros(3, 5, dtype=torch.bool)
+    chosen[:, kept] = True
+    marginal = pc.marginalize(circuit, kept)
+    wanted = circuit.condition(pc.Evidence(x, observed=chosen)).log_evidence
+    assert torch.allclose(marginal.log_prob(x[:, kept]), wanted, atol=1e-10)
+    x[:, ~chosen[0]] = x[0, ~chosen[0]].clone()
+    conditional = pc.condition(circuit, {v: x[0, v].item() for v in range(5) if v not in kept})
+    posterior = circuit.condition(pc.Evidence(x, observed=~chosen))
+    rest = sorted(kept)
+    assert torch.allclose(conditional.log_prob(x[:, rest]), posterior.log_prob(x), atol=1e-9)
+    for one, other in zip(conditional.marginals(), [posterior.marginals()[v] for v in rest], strict=True):
+        assert torch.allclose(torch.stack([*one]), torch.stack([other.mean[0], other.variance[0]]), atol=1e-9)
+    pc.save(conditional, tmp_path)
+    assert torch.equal(pc.load(tmp_path).log_prob(x[:, rest]), conditional.log_prob(x[:, rest]))
+
+
+def test_tied_joint_inputs_of_which_different_parts_are_kept() -> None:
+    graph = RegionGraph((Region.input(0, 1), Region.input(2, 3), Region.split((0, 1))))
+    ties = {0: "units", 1: "units"}
+    circuit = pc.Circuit(
+        graph, pc.MultivariateGaussian(2), num_units=2, seed=0, dtype=torch.float64, input_ties=ties
+    ).requires_grad_(False)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    seen = torch.tensor([[True, False, False, True]] * 3)
+    wanted = circuit.condition(pc.Evidence(x, observed=seen)).log_evidence
+    assert torch.allclose(pc.marginalize(circuit, [0, 3]).log_prob(x[:, [0, 3]]), wanted)
 
 
 def test_refusals() -> None:
