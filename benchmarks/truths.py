@@ -1,6 +1,7 @@
 """Enumerable truths: `python -m benchmarks.truths [--reduced]`.
 
-Permutations, 4x4 Latin squares and 4x4 sudoku have a known law, uniform over valid outputs. The backbone is an oracle,
+Permutations, lists with one item replaced or removed (as in ParallelBench), 4x4 Latin squares and 4x4 sudoku have a
+known law, uniform over valid outputs. The backbone is an oracle,
 right about every position, so that all that is wrong with sampling in T steps is that positions are drawn
 independently; or a small transformer. Circuits of few and of enough states are put on it, and the law of sampling in T
 steps in random order is worked out: how much of it is valid, and how far it is from uniform.
@@ -20,7 +21,16 @@ import pcircuits as pc
 from benchmarks import record, truths_plot, truths_tables
 from benchmarks.truths_laws import Distance, Rule, StepLaw, distance, some_orders
 from benchmarks.truths_priors import exact_hmm, fitted_hmm, rows_hmm, uniform_hmm
-from benchmarks.truths_tasks import Oracle, Truth, latin_squares, permutations, sudoku_grids, sudoku_puzzles
+from benchmarks.truths_tasks import (
+    Oracle,
+    Truth,
+    latin_squares,
+    one_removed,
+    one_replaced,
+    permutations,
+    sudoku_grids,
+    sudoku_puzzles,
+)
 from benchmarks.truths_transformer import train_transformer
 from pcircuits_diffusion.backbone import Backbone
 from pcircuits_diffusion.evaluate.rules import factorised
@@ -32,7 +42,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     "projected": {"coupling": "projected"},
     "projected, 20 sweeps": {"coupling": "projected", "sweeps": 20},
 }
-TRANSFORMED = ("permutations of 5",)  # tasks that a trained backbone sees too
+TRANSFORMED = ("permutations of 5", "one of 5 replaced", "one of 6 removed")  # tasks that a trained backbone sees too
 ENOUGH = 0.999  # validity of a circuit that is the exact law
 MOST_POSITIONS = 5  # whose orders are all counted
 SHORT = 4  # positions; only so short outputs see many sweeps
@@ -102,6 +112,8 @@ def questions(options: argparse.Namespace) -> list[Question]:
         small,
         whole(permutations(4), (4, 8, 16), (1, 2, 4)),
         whole(permutations(5), (8, 16, 32, 64), (1, 2, 3, 5)),
+        whole(one_replaced(5), (2, 4, 8), (1, 2, 3, 5)),
+        whole(one_removed(6), (2, 4, 8), (1, 2, 3, 5)),
         whole(latin, (16, 64, 256), (1, 2, 4, 8, 16)),
         whole(sudoku, (16, 64, 256), (1, 2, 4, 8, 16)),
         puzzles(sudoku, 4, (16, 64, 256), (1, 2, 4, 8, 12)),

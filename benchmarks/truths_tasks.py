@@ -38,6 +38,19 @@ def permutations(n: int) -> Truth:
     return Truth(f"permutations of {n}", torch.tensor(list(itertools.permutations(range(n)))))
 
 
+def one_replaced(n: int) -> Truth:
+    """A list of n items, any one of them replaced by a new item: n outputs (ParallelBench's "replace random")."""
+    outputs = torch.arange(n).repeat(n, 1)
+    outputs.fill_diagonal_(n)
+    return Truth(f"one of {n} replaced", outputs)
+
+
+def one_removed(n: int) -> Truth:
+    """A list of n items without any one of them: n outputs of n - 1 (ParallelBench's "remove random")."""
+    places = torch.arange(n - 1)
+    return Truth(f"one of {n} removed", places + (places >= torch.arange(n).unsqueeze(1)))
+
+
 def latin_squares(n: int = 4) -> Truth:
     """Each symbol once in every row and column: 576 squares of 4 by 4, row after row."""
     return Truth(f"{n}x{n} Latin squares", torch.tensor(_filled(n, boxes=False)))

@@ -12,7 +12,16 @@ import pcircuits as pc
 from benchmarks import truths
 from benchmarks.truths_laws import StepLaw, all_orders, distance, some_orders
 from benchmarks.truths_priors import exact_hmm, exact_states, fitted_hmm, rows_hmm, uniform_hmm
-from benchmarks.truths_tasks import Oracle, latin_squares, permutations, sudoku_grids, sudoku_puzzles
+from benchmarks.truths_tasks import (
+    Oracle,
+    Truth,
+    latin_squares,
+    one_removed,
+    one_replaced,
+    permutations,
+    sudoku_grids,
+    sudoku_puzzles,
+)
 from pcircuits_diffusion.evaluate.rules import factorised
 from pcircuits_diffusion.head import CoupledHead
 from pcircuits_diffusion.model import CoupledDiffusion
@@ -61,6 +70,26 @@ def test_backbone_alone_has_the_closed_form(n: int) -> None:
     assert once.total_variation == pytest.approx(1 - math.factorial(n) / n**n)
     assert once.divergence == pytest.approx(math.log(n**n / math.factorial(n)))
     assert one_by_one[:2] == pytest.approx((1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("truth", "states", "closed_form"),
+    [
+        (one_replaced(5), 13, (4 / 5) ** 4),
+        # the first k items of 6 are kept, the others have moved up: position i moves up with probability (i + 1) / 6
+        (one_removed(6), 10, sum(math.prod((6 - i) / 6 if i <= k else i / 6 for i in range(1, 6)) for k in range(6))),
+    ],
+    ids=lambda value: value.name if isinstance(value, Truth) else None,
+)
+def test_lists_have_the_closed_form_and_need_few_states(truth: Truth, states: int, closed_form: float) -> None:
+    assert len(truth.valid) == len(truth.valid.unique(dim=0)) == (5 if "replaced" in truth.name else 6)
+    puzzle = torch.zeros(len(truth.valid), dtype=torch.long)
+    alone = StepLaw(factorised, Oracle(truth), truth.valid).probabilities(all_orders(5), 1)
+    assert distance(alone, puzzle, exact=True).validity == pytest.approx(closed_form)
+    exact = exact_hmm(truth).requires_grad_(False)
+    assert exact.num_units == states
+    law = StepLaw(CoupledHead(exact, coupling="projected"), Oracle(truth), truth.valid)
+    assert distance(law.probabilities(all_orders(5), 1), puzzle, exact=True)[:2] == pytest.approx((1, 0), abs=1e-6)
 
 
 @pytest.mark.parametrize("coupling", ["product", "corrected", "projected"])
