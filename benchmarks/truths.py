@@ -42,7 +42,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     "projected": {"coupling": "projected"},
     "projected, 20 sweeps": {"coupling": "projected", "sweeps": 20},
 }
-TRANSFORMED = ("permutations of 5", "one of 5 replaced", "one of 6 removed")  # tasks that a trained backbone sees too
+TRANSFORMED = ("permutations of 5",)  # a trained backbone sees them too; among masks alone it knows no position
 ENOUGH = 0.999  # validity of a circuit that is the exact law
 MOST_POSITIONS = 5  # whose orders are all counted
 SHORT = 4  # positions; only so short outputs see many sweeps
