@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"product": "#b08d2e", "corrected": "#2a9d6f", "projected": "#1f6fb4"}
 BACKBONE, ALONE = "#d1495b", "#8a8a8a"
-SHOWN = ("permutations of 5", "4x4 Latin squares", "4x4 Latin squares, first row given", "4x4 sudoku")
+SHOWN = ("permutations of 5", "one of 5 replaced", "one of 6 removed", "4x4 Latin squares", "4x4 sudoku")
 
 
 def plot_truths(rows: "Sequence[Row]") -> "Figure":
