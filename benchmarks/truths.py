@@ -9,7 +9,8 @@ steps in random order is worked out: how much of it is valid, and how far it is 
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +123,9 @@ def questions(options: argparse.Namespace) -> list[Question]:
     ]
 
 
-def measured(question: Question, backbone: Backbone, name: str, options: argparse.Namespace) -> list[Row]:
+def measured(
+    question: Question, make_backbone: Callable[[], Backbone], name: str, options: argparse.Namespace
+) -> list[Row]:
     """From the work file where it has the task, else worked out and added to it."""
     orders = None if question.exact else options.orders
     key = [question.name, name, options.seed, orders, options.epochs]
@@ -133,7 +136,7 @@ def measured(question: Question, backbone: Backbone, name: str, options: argpars
                 Row._make([*row[:-1], {int(steps): Distance(*found) for steps, found in row[-1].items()}])
                 for row in line["rows"]
             ]
-    rows = list(measure(question, backbone, name, options))
+    rows = list(measure(question, make_backbone(), name, options))
     if options.work:
         with options.work.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "rows": rows}) + "\n")
@@ -195,10 +198,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Row] = []
     asked = [question for question in questions(options) if options.tasks is None or question.name in options.tasks]
     for question in tqdm(asked, "tasks"):
-        rows += measured(question, Oracle(question.truth), "oracle", options)
+        rows += measured(question, partial(Oracle, question.truth), "oracle", options)
         if options.train_steps and question.name in TRANSFORMED:
-            model = train_transformer(question.truth, steps=options.train_steps, seed=options.seed)
-            rows += measured(question, model, f"transformer, {options.train_steps} steps", options)
+            trained = partial(train_transformer, question.truth, steps=options.train_steps, seed=options.seed)
+            rows += measured(question, trained, f"transformer, {options.train_steps} steps", options)
     difference = control(asked[0].truth, options)
     print(truths_tables.all_tables(rows))
     print(f"\nuniform circuits change the backbone's law by at most {difference:.1e}")
