@@ -164,11 +164,15 @@ class Circuit(nn.Module):
         Raises:
             ShapeError, EvidenceError: evidence of another size, device or domain.
         """
+        return self._condition(evidence, workspace)
+
+    def _condition(self, evidence: Evidence, workspace: Workspace | None, *, recompute: bool = False) -> Posterior:
         self._validate(evidence)
         evidence = evidence.weighing_intervals([family.num_categories for family in self.inputs])
         with torch.autocast(self.device.type, enabled=False):
             memory = self._memory(evidence, workspace)
-            return Posterior(self, evidence, evaluate(self.plan, self.prepared(), evidence, self.dtype, memory))
+            found = evaluate(self.plan, self.prepared(), evidence, self.dtype, memory, recompute=recompute)
+            return Posterior(self, evidence, found)
 
     def _memory(self, evidence: Evidence, workspace: Workspace | None) -> Memory:
         if self.device.type != "cpu" or self._differentiates() or (torch.is_grad_enabled() and evidence.requires_grad):
@@ -202,10 +206,13 @@ class Circuit(nn.Module):
         *,
         sample_weights: Tensor | None = None,
         workspace: Workspace | None = None,
+        recompute: bool = False,
     ) -> Statistics:
         """Expected counts of every parameter given the evidence, summed over the batch: the E step of EM.
 
         `sample_weights` (B,) says how often each row counts. With a `workspace` the counts last until its next use.
+        `recompute` saves memory in deep circuits: most levels are worked out twice, on the way up and again on the
+        way down, to the same bits, instead of being kept.
 
         Raises:
             EvidenceError: impossible evidence, naming the rows.
@@ -213,7 +220,7 @@ class Circuit(nn.Module):
         """
         evidence = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
         with torch.no_grad():
-            posterior = self.condition(evidence, workspace=workspace)
+            posterior = self._condition(evidence, workspace, recompute=recompute)
             posterior._possible()
             return collect(self.plan, posterior._evaluation, _weights(sample_weights, evidence), posterior.log_evidence)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pcircuits.chains import Chain
+from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import SumProduct
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
@@ -48,14 +49,17 @@ class FusedSegment(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One upward pass. `segments`, by their last level, are the chains that were evaluated as one."""
+    """One upward pass. `segments`, by their last level, are the chains that were evaluated as one. Of
+    `stretches` some records are forgotten but while a downward pass is there.
+    """
 
     plan: Plan
     prepared: Mapping[str, Any]
     semiring: Semiring
     evidence: Evidence
-    records: Sequence[Record]
+    records: list[Record]
     segments: Mapping[int, Segment | FusedSegment]
+    stretches: Sequence[Stretch] = ()
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -85,33 +89,44 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, dtype: torch.dtype, memory: Memory | None = None
+    plan: Plan,
+    prepared: Mapping[str, Any],
+    evidence: Evidence,
+    dtype: torch.dtype,
+    memory: Memory | None = None,
+    *,
+    recompute: bool = False,
 ) -> Evaluation:
     """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have
     touched.
 
     A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is
     redone in log space. The first pass is written into `memory`. In float64, circuits of one unit a region, which have
-    no matrix products to gain by, are evaluated in log space alone.
+    no matrix products to gain by, are evaluated in log space alone. With `recompute` the passes are for `downward`
+    only.
     """
     if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
-        return Evaluation(upward(plan, prepared, evidence, Log()))
-    fast = upward(plan, prepared, evidence, Scaled(dtype, memory=memory))
+        return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
+    fast = upward(plan, prepared, evidence, Scaled(dtype, memory=memory), recompute=recompute)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
         return Evaluation(fast)
     rows = suspect.nonzero().squeeze(-1)
     with torch.no_grad():
-        upper = upward(plan, prepared, evidence.rows(rows), Scaled(dtype, upper=True)).log_evidence
+        upper = upward(plan, prepared, evidence.rows(rows), Scaled(dtype, upper=True), recompute=recompute).log_evidence
         doubtful = ~(upper - fast.log_evidence[rows] < _TOLERANCE[dtype])
     if not doubtful.any():
         return Evaluation(fast)
     rows = rows[doubtful]
-    return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log()), rows)
+    return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log(), recompute=recompute), rows)
 
 
-def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring) -> Pass:
-    """Values of every unit, inputs first."""
+def upward(
+    plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring, *, recompute: bool = False
+) -> Pass:
+    """Values of every unit, inputs first. With `recompute` only some are kept, and `downward` works out the others."""
+    stretches = find_stretches(plan) if recompute else []
+    ahead = list(stretches)
     records: list[Record] = []
     segments: dict[int, Segment | FusedSegment] = {}
     chains = {chain.start: chain for chain in plan.chains if not evidence.has_gates}
@@ -124,7 +139,23 @@ def upward(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring
             if len(records) == chain.stop:
                 continue
         records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
-    return Pass(plan, prepared, semiring, evidence, records, segments)
+        while ahead and ahead[0].levels.stop <= len(records):
+            _forget(ahead.pop(0), records, semiring.memory)
+    return Pass(plan, prepared, semiring, evidence, records, segments, stretches)
+
+
+def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
+    for n in stretch.forgotten:
+        for values in (records[n].product, records[n].values):
+            memory.release(None if values is None else values.v)
+        v, s, *_ = records[n].values
+        records[n] = Record(None, Values(v.new_empty(0, 0, 0), s.new_empty(0, 0)))
+
+
+def _remember(stretch: Stretch, upward_pass: Pass) -> None:
+    plan, prepared, semiring, evidence, records, *_ = upward_pass
+    for n in stretch.forgotten:
+        records[n] = _upward_level(plan.levels[n], prepared, evidence, semiring, records)
 
 
 def _upward_chain(
@@ -217,7 +248,14 @@ def downward(
     covered = {
         n for segment in upward_pass.segments.values() for n in range(segment.chain.start, segment.chain.stop - 1)
     }
+    stretch_of = {n: stretch for stretch in upward_pass.stretches for n in stretch.levels}
+    here: Stretch | None = None
     for n in (n for n in range(last, -1, -1) if n not in covered):
+        if stretch_of.get(n) is not here:
+            if here is not None:
+                _forget(here, upward_pass.records, semiring.memory)
+            here = stretch_of[n]
+            _remember(here, upward_pass)
         level, record = plan.levels[n], upward_pass.records[n]
         flows = root_flows.view(1, -1, 1) if n == last else parents.flows_of(n)
         if n in upward_pass.segments:
@@ -237,6 +275,10 @@ def downward(
             if level_counts is not None:
                 _add_counts(counts, level, level_counts, upward_pass.prepared)
         parents.give(n, _split(level, child_flows, plan))
+        if isinstance(level, InnerLevel) and level.product == "kronecker" and level.weights is not None:
+            semiring.memory.release(child_flows)  # its sums are given
+    if here is not None:
+        _forget(here, upward_pass.records, semiring.memory)
     return inputs, counts
 
 

@@ -26,7 +26,7 @@ ORDER = (
     ("kernels",),
     ("evidence",),
     ("distributions",),
-    ("blocks", "chains", "plan", "folding"),
+    ("blocks", "chains", "plan", "checkpoints", "folding"),
     ("semirings",),
     ("layers",),
     ("evaluator", "paths"),

@@ -34,6 +34,7 @@ class Anemone(StatisticsLearner):
     eta: float = 0.4
     momentum: float = 0.9
     pseudocount: float = 1e-6
+    recompute: bool = False
     name: ClassVar[str] = "anemone"
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ class EM(StatisticsLearner):
     """
 
     pseudocount: float = 0.1
+    recompute: bool = False
     name: ClassVar[str] = "em"
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class MiniBatchEM(StatisticsLearner):
     step: float = 0.2
     decay: float = 0.0
     pseudocount: float = 1e-3
+    recompute: bool = False
     name: ClassVar[str] = "minibatch_em"
 
     def __post_init__(self) -> None:

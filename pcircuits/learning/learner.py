@@ -59,9 +59,12 @@ class Learner(ABC):
 
 
 class StatisticsLearner(Learner):
-    """Learns from expected counts, so from the likelihood of a circuit and nothing else."""
+    """Learns from expected counts, so from the likelihood of a circuit and nothing else. `recompute`: in less memory
+    and more time, as `Circuit.statistics` says.
+    """
 
     circuit: Circuit
+    recompute: bool
 
     def begin(self, model: nn.Module, objective: Objective | None) -> None:
         if objective is not None:
@@ -78,7 +81,9 @@ class StatisticsLearner(Learner):
 
     def statistics(self, batch: Batch) -> Statistics:
         """Expected counts of a batch, which last until those of the next one."""
-        return self.circuit.statistics(batch.data, sample_weights=batch.weights, workspace=self._workspace)
+        return self.circuit.statistics(
+            batch.data, sample_weights=batch.weights, workspace=self._workspace, recompute=self.recompute
+        )
 
 
 def score_of(statistics: Statistics) -> Score:
