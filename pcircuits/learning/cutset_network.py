@@ -8,9 +8,13 @@ from pcircuits.circuit import Circuit
 from pcircuits.distributions import Categorical
 from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.learning.cutset_tree import Growth, Leaf, Split
+from pcircuits.statistics import Statistics
 from pcircuits.structures import Region, RegionGraph
 from pcircuits.structures.mutual_information import as_categories
 from pcircuits.structures.validation import require_integer
+from pcircuits.workspace import Workspace
+
+_ROWS = 1024
 
 
 @torch.no_grad()
@@ -51,8 +55,18 @@ def cutset_network(
     graph = RegionGraph(tuple(drawing.regions), num_units=values, default_layer="cp-t")
     circuit = Circuit(graph, Categorical(values), seed=0, dtype=dtype).to(codes.device)
     _restrict(circuit, drawing, sizes)
-    circuit.maximise(circuit.statistics(codes), pseudocount=pseudocount)
+    circuit.maximise(_counts(circuit, codes), pseudocount=pseudocount)
     return circuit
+
+
+def _counts(circuit: Circuit, codes: Tensor) -> Statistics:
+    """Of all rows, some at a time: a deep network holds thousands of values a row."""
+    workspace = Workspace()
+    first, *rest = codes.split(_ROWS)
+    total = circuit.statistics(first) * 1.0
+    for rows in rest:
+        total = total + circuit.statistics(rows, workspace=workspace)
+    return total
 
 
 class _Drawing:

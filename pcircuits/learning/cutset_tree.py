@@ -7,6 +7,7 @@ import networkx as nx
 import torch
 
 from pcircuits.structures import chow_liu_tree, mutual_information
+from pcircuits.structures.chow_liu import maximum_spanning_tree
 from pcircuits.types import Float, Int, Tensor
 
 _CANDIDATES = 4  # variables that a split is tried on at each node: those that tell most about the others
@@ -66,8 +67,7 @@ class Growth:
     def _score(self, x: Tensor, variables: list[int], information: Tensor | None = None) -> float:
         """Log likelihood of a Chow-Liu tree, less its penalty."""
         found = self._information(x, variables) if information is None else information
-        graph = nx.from_numpy_array((found - torch.diag(found.diagonal())).cpu().numpy())
-        tree = nx.maximum_spanning_tree(graph)
+        tree = maximum_spanning_tree(found.cpu().numpy())
         fit = sum(float(tree.edges[edge]["weight"]) for edge in tree.edges) - float(found.diagonal().sum())
         sizes = {place: self.sizes[v] for place, v in enumerate(variables)}
         free = sum((sizes[a] - 1) * (sizes[b] - 1) for a, b in tree.edges) + sum(s - 1 for s in sizes.values())

@@ -45,7 +45,7 @@ def chow_liu_tree(
     if root is not None:
         root = require_integer("root", root, minimum=0, maximum=as_categories(x).shape[1] - 1)
     information = mutual_information(x, num_categories=num_categories, smoothing=smoothing, weights=weights)
-    undirected = _maximum_spanning_tree(information.cpu().numpy())
+    undirected = maximum_spanning_tree(information.cpu().numpy())
     start = _centre(undirected) if root is None else root
     tree: nx.DiGraph = nx.DiGraph()
     tree.add_node(start)
@@ -53,7 +53,7 @@ def chow_liu_tree(
     return tree
 
 
-def _maximum_spanning_tree(weights: np.ndarray) -> nx.Graph:
+def maximum_spanning_tree(weights: np.ndarray) -> nx.Graph:
     """Prim's algorithm on the dense (D, D) matrix, O(D^2): a networkx graph of all its edges would take gigabytes."""
     num_variables = len(weights)
     tree: nx.Graph = nx.Graph()
