@@ -23,28 +23,39 @@ from benchmarks.side import PEERS as PEERS_PYTHON
 MIXTURE = "mixture of all"
 Options = Mapping[str, Any]
 
-_SPN: dict[str, list[Options]] = {
-    "LearnSPN": [{"min_rows": 100}],
-    "LearnSPN, bagged": [{"min_rows": 100, "bags": 5}],
-}
-_CUTSET: dict[str, list[Options]] = {
-    "cutset network": [{"max_depth": 5}],
-    "cutset networks, bagged": [{"max_depth": 5, "bags": 5}],
-}
 CANDIDATES: dict[str, dict[str, list[Options]]] = {
     "nltcs": {
-        "HCLT": [{"num_units": 32, "pseudocount": 1e-3}, {"num_units": 64, "pseudocount": 1e-3}],
-        **_SPN,
-        **_CUTSET,
+        "cutset networks, bagged": [{"max_depth": 5, "bags": 10}],
+        "LearnSPN, bagged": [{"min_rows": 100, "bags": 5}],
+        "HCLT": [{"num_units": 32, "pseudocount": 1e-3, "epochs": 40}],
     },
-    "plants": {**_SPN, "HCLT": [{"num_units": 16, "pseudocount": 1e-2}], **_CUTSET},
+    "plants": {"LearnSPN": [{"min_rows": 100}]},
     "dna": {
-        "HCLT": [{"num_units": 16, "pseudocount": 1e-2}, {"num_units": 32, "pseudocount": 1e-2}],
-        "HCLT, bagged": [{"num_units": 16, "pseudocount": 1e-2, "bags": 3}],
+        "HCLT": [
+            {"num_units": 16, "pseudocount": 1e-2, "epochs": 50},
+            {"num_units": 32, "pseudocount": 1e-3, "epochs": 50},
+        ]
     },
-    "accidents": {"HCLT": [{"num_units": 32, "pseudocount": 1e-3}, {"num_units": 64, "pseudocount": 1e-2}]},
-    "baudio": {"HCLT": [{"num_units": 16, "pseudocount": 1e-2}, {"num_units": 32, "pseudocount": 1e-2}], **_SPN},
-    "jester": {"HCLT": [{"num_units": 16, "pseudocount": 1e-2}, {"num_units": 32, "pseudocount": 1e-2}], **_SPN},
+    "jester": {
+        "LearnSPN": [{"min_rows": 100}],
+        "HCLT": [
+            {"num_units": 16, "pseudocount": 1e-2, "epochs": 15},
+            {"num_units": 16, "pseudocount": 1e-3, "epochs": 40},
+        ],
+    },
+    "baudio": {
+        "LearnSPN": [{"min_rows": 100}],
+        "HCLT": [
+            {"num_units": 16, "pseudocount": 1e-2, "epochs": 15},
+            {"num_units": 16, "pseudocount": 1e-3, "epochs": 40},
+        ],
+    },
+    "accidents": {
+        "HCLT": [
+            {"num_units": 32, "pseudocount": 1e-3, "epochs": 20},
+            {"num_units": 64, "pseudocount": 1e-3, "epochs": 40},
+        ]
+    },
 }
 PEER_OPTIONS = {"num_units": 16, "repetitions": 4, "learning_rate": 0.02, "epochs": 20, "patience": 3}
 REDUCED: dict[str, dict[str, list[Options]]] = {

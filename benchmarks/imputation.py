@@ -133,29 +133,63 @@ def measure(name: str, share: float, seeds: range) -> dict[str, list[Score]]:
     return found
 
 
-def show(results: dict[str, dict[str, list[Score]]]) -> str:
+def from_record(stored: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, list[Score]]]:
+    """The scores of a written result."""
+    return {name: {m: [Score(**s) for s in scores] for m, scores in of.items()} for name, of in stored.items()}
+
+
+def table_of_scores(results: dict[str, dict[str, list[Score]]]) -> list[list[str]]:
     rows = [["table", "method", "numbers, error", "categories, wrong", "log score"]]
     for name, methods in results.items():
         for method, scores in methods.items():
             numbers, categories, logs = (np.array([s[n] for s in scores], dtype=float) for n in range(3))
             log = "-" if np.isnan(logs).any() else f"{logs.mean():.3f}"
             rows.append([name, method, f"{numbers.mean():.3f}", f"{categories.mean():.1%}", log])
-    return aligned(rows)
+    return rows
 
 
 def losses(results: dict[str, dict[str, list[Score]]]) -> list[str]:
-    """Where the circuit is not the best, in words."""
+    """Where the circuit is not the best, in words, with the mean paired difference and its standard error."""
     found = []
     for name, methods in results.items():
         mean = {m: [np.mean([s[n] for s in scores]) for n in range(2)] for m, scores in methods.items()}
         for n, kind in enumerate(("numbers", "categories")):
             best = min(METHODS, key=lambda m, n=n: mean[m][n])
             if mean["circuit"][n] > mean[best][n]:
-                found.append(f"{name}, {kind}: {best} has the smaller error")
+                found.append(f"{name}, {kind}: {best} has the smaller error{_by(methods, best, n)}")
         logs = [np.mean([s.log_score for s in methods[m]]) for m in ("circuit", "mean or mode")]
         if logs[0] <= logs[1]:
             found.append(f"{name}: the column's own distribution has the better log score")
     return found
+
+
+def _by(methods: dict[str, list[Score]], best: str, n: int) -> str:
+    pairs = zip(methods["circuit"], methods[best], strict=True)
+    differences = np.array([float(circuit[n] or 0) - float(other[n] or 0) for circuit, other in pairs])
+    if len(differences) < 2:
+        return ""
+    return f" (by {differences.mean():.4f}, standard error {differences.std(ddof=1) / len(differences) ** 0.5:.4f})"
+
+
+def plot(results: dict[str, dict[str, list[Score]]]) -> Any:
+    """A panel a measure, a group a table, a bar a method; a dot a seed."""
+    from matplotlib.figure import Figure
+
+    titles = ("numbers: error, standard deviations", "categories: share wrong", "log score, nats a cell")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for n, (axes, title) in enumerate(zip(figure.subplots(1, 3), titles, strict=True)):
+        for place, (method, colour) in enumerate(zip(METHODS, ("#1f6fb4", "#d1495b", "#8a8a8a"), strict=True)):
+            for group, scores in enumerate(of[method] for of in results.values()):
+                values = [s[n] for s in scores if s[n] is not None]
+                at = group + 0.27 * (place - 1)
+                if values:
+                    axes.bar(at, np.mean(values), 0.25, color=colour, label=None if group else method)
+                    axes.plot([at] * len(values), values, "k.", markersize=3)
+        axes.set_xticks(range(len(results)), list(results), fontsize=8)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+    return figure
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,12 +204,14 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = range(options.seed, options.seed + count)
     names = TABLES[:2] if options.reduced else TABLES
     results = {name: measure(name, options.share, seeds) for name in names}
-    print(f"{options.share:.0%} of the cells hidden, means of {count} seeds\n{show(results)}")
+    print(f"{options.share:.0%} of the cells hidden, means of {count} seeds\n{aligned(table_of_scores(results))}")
     print("Where the circuit is not the best: " + ("; ".join(losses(results)) or "nowhere"))
     plain = {name: {m: [s._asdict() for s in scores] for m, scores in found.items()} for name, found in results.items()}
     stored = {"share": options.share, "seeds": list(seeds), "reduced": options.reduced, "tables": plain}
     suffix = "_reduced" if options.reduced else ""
-    print(f"wrote {record.write(f'imputation{suffix}', stored, seed=options.seed, folder=options.out).name}")
+    path = record.write(f"imputation{suffix}", stored, seed=options.seed, folder=options.out)
+    plot(results).savefig(path.with_suffix(".png"), dpi=150)
+    print(f"wrote {path.name} and its figure")
 
 
 if __name__ == "__main__":

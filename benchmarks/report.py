@@ -1,6 +1,7 @@
-"""Writes the tables of `docs/performance.md` from the results: `python -m benchmarks.report [--check]`.
+"""Writes the tables of `docs/performance.md` and `docs/density.md` from the results: `python -m benchmarks.report
+[--check]`.
 
-The page has markers, `<!-- begin NAME -->` and `<!-- end NAME -->`; what is between them is replaced by what
+A page has markers, `<!-- begin NAME -->` and `<!-- end NAME -->`; what is between them is replaced by what
 `benchmarks/results/NAME.json` says. A benchmark without results says so.
 """
 
@@ -12,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import comparison, compile_time, memory, record, scaling
+from benchmarks import comparison, compile_time, density_tables, imputation, memory, record, scaling
 from benchmarks.bounds import BARE, EXPONENT_SLACK
 
-PAGE = record.ROOT / "docs" / "performance.md"
+PAGES = tuple(record.ROOT / "docs" / name for name in ("performance.md", "density.md"))
 COMPARISONS = ("layers", "circuits", "hmm", "sampling")
 Results = dict[str, Any]
 
@@ -41,10 +42,11 @@ def section(name: str, stored: Results | None) -> str:
 
 def provenance(name: str, stored: Results) -> str:
     machine, found = stored["machine"], stored["results"]
-    versions = {**stored["versions"], **found["peers"]}
+    versions = {**stored["versions"], **found.get("peers", {})}
     told = ", ".join(f"{package} {version}" for package, version in versions.items())
     commit = (stored["commit"] or "unknown")[:10] + ("+changes" if "+changes" in (stored["commit"] or "") else "")
-    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''} of {machine['cores']} cores"
+    used = found.get("threads", machine["threads"])
+    threads = f"{used} thread{'s' if used > 1 else ''} of {machine['cores']} cores"
     return (
         f"`python -m benchmarks.{name}`, seed {stored['seed']}, {stored['date'][:10]}, commit {commit}, {threads}, "
         f"{machine['processor']}, {machine['memory_gib']} GiB. {told}. Figure: `benchmarks/results/{name}.png`."
@@ -119,6 +121,23 @@ def _axes(found: Results) -> str:
     return f"{markdown(compile_time.table(found['axes']))}\n\n{compile_time.sentence(found['large'])}."
 
 
+def _density(found: Results) -> str:
+    sets = found["sets"]
+    parts = [markdown(density_tables.summary(sets)), markdown(density_tables.rows(sets))]
+    if found["missing"]:
+        parts.append(f"Not trained yet: {'; '.join(found['missing'])}.")
+    return "\n\n".join(parts)
+
+
+def _imputation(found: Results) -> str:
+    scores = imputation.from_record(found["tables"])
+    lost = "; ".join(imputation.losses(scores)) or "nowhere"
+    told = (
+        f"{found['share']:.0%} of the cells hidden, {len(found['seeds'])} seeds. The circuit is not the best: {lost}."
+    )
+    return f"{markdown(imputation.table_of_scores(scores))}\n\n{told}"
+
+
 def _lost(workloads: Results) -> list[str]:
     missed = comparison.misses(workloads)
     unbounded = [
@@ -131,22 +150,30 @@ def _lost(workloads: Results) -> list[str]:
     return [*missed, *unbounded]
 
 
-_BODIES: dict[str, Callable[[Results], str]] = {"memory": _memory, "scaling": _growth, "compile_time": _axes}
+_BODIES: dict[str, Callable[[Results], str]] = {
+    "memory": _memory,
+    "scaling": _growth,
+    "compile_time": _axes,
+    "density": _density,
+    "imputation": _imputation,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=record.RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page is out of date")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is out of date")
     options = parser.parse_args(arguments)
-    old = options.page.read_text(encoding="utf-8")
-    new = rewrite(old, load(options.results))
-    if options.check:
-        return int(new != old)
-    options.page.write_text(new, encoding="utf-8")
-    print(f"wrote {options.page.name} from the results of {', '.join(load(options.results)) or 'nothing'}")
-    return 0
+    results, stale = load(options.results), False
+    for page in options.pages:
+        old = page.read_text(encoding="utf-8")
+        new = rewrite(old, results)
+        stale = stale or new != old
+        if not options.check:
+            page.write_text(new, encoding="utf-8")
+            print(f"wrote {page.name} from the results of {', '.join(results) or 'nothing'}")
+    return int(options.check and stale)
 
 
 if __name__ == "__main__":

@@ -25,20 +25,18 @@ def actions(
         return torch.cat([log_likelihood(part).flatten() for part in rows.split(BATCH)]).double()
 
     def fit() -> list[float]:
-        start, best, kept, waited = time.process_time(), -np.inf, copy.deepcopy(model.state_dict()), 0
+        start, best, kept, waited, done = time.process_time(), -np.inf, copy.deepcopy(model.state_dict()), 0, 0
         optimizer = torch.optim.Adam(model.parameters(), lr=options["learning_rate"])
         generator = torch.Generator().manual_seed(options["seed"])
-        for epoch in range(1, options["epochs"] + 1):
+        while done < options["epochs"] and waited < options["patience"]:
             for rows in torch.randperm(len(train), generator=generator).split(BATCH):
                 optimizer.zero_grad()
                 (-log_likelihood(train[rows]).mean()).backward()
                 optimizer.step()
-            score = float(evaluate(valid).mean())
+            score, done, waited = float(evaluate(valid).mean()), done + 1, waited + 1
             if score > best:
                 best, kept, waited = score, copy.deepcopy(model.state_dict()), 0
-            elif (waited := waited + 1) == options["patience"]:
-                break
         model.load_state_dict(kept)
-        return [sum(p.numel() for p in model.parameters()), epoch, time.process_time() - start]
+        return [sum(p.numel() for p in model.parameters()), done, time.process_time() - start]
 
     return {"fit": fit, "valid": lambda: evaluate(valid), "test": lambda: evaluate(test)}

@@ -12,6 +12,7 @@ from pcircuits.operations.divergence import (
     kl_divergence,
 )
 from pcircuits.operations.inner import cauchy_schwarz_divergence, inner_product, l2_distance, log_inner_product
+from pcircuits.operations.mixture import MixtureCircuit, mixture
 from pcircuits.operations.multiply import ProductCircuit, SquaredCircuit, multiply, square
 from pcircuits.operations.project import ProjectedCircuit, condition, marginalize
 from pcircuits.operations.signed import SignedCircuit, SignedValue
@@ -20,6 +21,7 @@ __all__ = [
     "Compatibility",
     "DerivativeCircuit",
     "DerivedCircuit",
+    "MixtureCircuit",
     "ProductCircuit",
     "ProjectedCircuit",
     "SignedCircuit",
@@ -37,6 +39,7 @@ __all__ = [
     "l2_distance",
     "log_inner_product",
     "marginalize",
+    "mixture",
     "multiply",
     "square",
 ]

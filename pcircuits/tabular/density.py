@@ -14,8 +14,10 @@ from pcircuits.circuit import Circuit
 from pcircuits.errors import DataError, EvidenceError
 from pcircuits.evidence import Evidence
 from pcircuits.learning import EM, fit
+from pcircuits.operations import mixture
 from pcircuits.posterior import Posterior
 from pcircuits.queries import Moments
+from pcircuits.structures import RegionGraph
 from pcircuits.tabular.columns import Label, Table, is_frame
 
 _BINS = 8  # of a continuous column, for the mutual informations that choose the structure
@@ -34,6 +36,8 @@ class CircuitDensity(DensityMixin, BaseEstimator):
 
     Args:
         n_units: units a region; more fit finer detail and take longer.
+        n_circuits: fits from different starts and with different held-out rows; their mixture is the estimate, which
+            depends less on either.
         max_iter: epochs of EM, at most.
         pseudocount: samples of smoothing a sum.
         categorical_features: "auto", or a list of columns (names of a data frame, else numbers). Auto: values that are
@@ -45,13 +49,14 @@ class CircuitDensity(DensityMixin, BaseEstimator):
     Attributes:
         circuit_: the `Circuit`, for every other query. Continuous columns are in standard units.
         table_: the columns, with categories and units.
-        n_iter_: epochs made.
+        n_iter_: epochs made, by the circuit that made most.
     """
 
     def __init__(  # noqa: PLR0913 - scikit-learn's settings are arguments, and any value may be set before `fit`
         self,
         n_units: Any = 16,
         *,
+        n_circuits: Any = 1,
         max_iter: Any = 100,
         pseudocount: Any = 0.1,
         categorical_features: Any = "auto",
@@ -62,6 +67,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):
         verbose: Any = False,
     ) -> None:
         self.n_units = n_units
+        self.n_circuits = n_circuits
         self.max_iter = max_iter
         self.pseudocount = pseudocount
         self.categorical_features = categorical_features
@@ -81,16 +87,26 @@ class CircuitDensity(DensityMixin, BaseEstimator):
         X = self._table_like(X, reset=True)
         if not 0 <= self.validation_fraction < 1:
             raise DataError(f"`validation_fraction` must be in [0, 1), got {self.validation_fraction!r}")
+        if not isinstance(self.n_circuits, int | np.integer) or self.n_circuits < 1:
+            raise DataError(f"`n_circuits` must be a positive integer, got {self.n_circuits!r}")
         random = check_random_state(self.random_state)
         self.table_ = Table.of(X, self.categorical_features, self.max_categories)
         encoded, _ = self.table_.encode(X)
-        seed = int(random.randint(2**31 - 1))
         graph = structures.hclt(_binned(encoded, self.table_), num_units=self.n_units, smoothing=1.0)
-        families = [column.family for column in self.table_.columns]
-        self.circuit_ = Circuit(graph, families, seed=seed, dtype=torch.float64)
+        fitted = [self._fit_one(graph, encoded, random) for _ in range(self.n_circuits)]
+        circuits = [circuit for circuit, _ in fitted]
+        self.circuit_ = circuits[0] if len(circuits) == 1 else mixture(circuits)
+        self.circuit_.requires_grad_(False)
+        self.n_iter_ = max(epochs for _, epochs in fitted)
+        return self
+
+    def _fit_one(self, graph: RegionGraph, encoded: torch.Tensor, random: np.random.RandomState) -> tuple[Circuit, int]:
+        """A circuit and its epochs, from a start and with held-out rows of its own."""
+        seed = int(random.randint(2**31 - 1))
+        circuit = Circuit(graph, [column.family for column in self.table_.columns], seed=seed, dtype=torch.float64)
         train, valid = _split(encoded, self.validation_fraction, random)
         history = fit(
-            self.circuit_,
+            circuit,
             Evidence.from_nan(train),
             valid=None if valid is None else Evidence.from_nan(valid),
             patience=None if valid is None else self.n_iter_no_change,
@@ -100,9 +116,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):
             seed=seed,
             progress=self.verbose,
         )
-        self.circuit_.requires_grad_(False)
-        self.n_iter_ = len(history.epochs)
-        return self
+        return circuit, len(history.epochs)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """(B,) log density of each row's known values, natural log, in the table's own units; `-inf` for a category

@@ -161,3 +161,17 @@ def test_columns_that_do_not_fit(fitted: CircuitDensity, incomplete: pd.DataFram
         fitted.impute(incomplete, method="mode")
     with pytest.raises(ValueError, match="not numbers"):
         CircuitDensity(categorical_features=[]).fit(incomplete)
+
+
+def test_several_circuits_are_their_mixture(incomplete: pd.DataFrame) -> None:
+    rows = incomplete.head(60)
+    model = CircuitDensity(n_units=2, n_circuits=3, max_iter=2, random_state=0).fit(rows)
+    assert isinstance(model.circuit_, pc.MixtureCircuit) and len(model.circuit_.sources) == 3
+    encoded, _ = model.table_.encode(rows)
+    each = torch.stack([c.condition(pc.Evidence.from_nan(encoded)).log_evidence for c in model.circuit_.sources])
+    scale = sum(c.log_scale * rows[c.label].notna().to_numpy() for c in model.table_.columns)
+    np.testing.assert_allclose(model.score_samples(rows), each.exp().mean(0).log().detach().numpy() - scale, atol=1e-8)
+    assert not model.impute(rows).isna().any().any() and len(model.sample(5)) == 5
+    for bad in (0, 1.5, "three"):
+        with pytest.raises(pc.DataError, match="`n_circuits` must be a positive integer"):
+            CircuitDensity(n_circuits=bad).fit(rows)

@@ -1,0 +1,108 @@
+"""Mixtures of circuits that need not have anything in common but their variables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pcircuits.circuit import Circuit
+from pcircuits.errors import ParameterError, ShapeError, StructureError
+from pcircuits.evidence import describe
+from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
+from pcircuits.operations.inputs import join_units, unit_rows
+from pcircuits.operations.multiply import is_signed
+from pcircuits.semiring import SumWeights
+from pcircuits.types import Float, Tensor
+
+
+class ComponentRecipe(NamedTuple):
+    """The component that a block comes from, and its group and row there."""
+
+    component: int
+    group: str
+    row: int
+
+
+class MixtureCircuit(DerivedCircuit):
+    """`sum_m shares_m p_m(x)`; made by `mixture`. Component m is `sources[m]`, whose parameters it shares.
+
+    `log_shares` (M,) is a parameter of its own, normalised on use.
+    """
+
+    def __init__(self, sources: Sequence[Circuit], shares: Float[Tensor, " M"]) -> None:
+        super().__init__(sources, _side_by_side(sources), sources[0].inputs)
+        self.log_shares = nn.Parameter(shares.log().log_softmax(0).to(sources[0].dtype))
+
+    @property
+    def shares(self) -> Float[Tensor, " M"]:
+        """They add up to one."""
+        return self.log_shares.softmax(0)
+
+    def _combine(self, recipes: Sequence[ComponentRecipe | None], prepared: Sequence[Mapping[str, Any]]) -> Any:
+        if recipes[0] is None:
+            totals = torch.stack([source.log_partition() for source in self.sources if isinstance(source, Circuit)])
+            log = (self.log_shares.log_softmax(0) - totals.to(self.log_shares)).expand(1, 1, -1)
+            return SumWeights(log.exp(), log, as_given=True)
+        rows = [
+            unit_rows(prepared[component][group], torch.tensor([r.row for r in run if r is not None]))
+            for (component, group), run in groupby(recipes, key=_origin)
+        ]
+        return rows[0] if len(rows) == 1 else join_units(rows)
+
+
+def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None = None) -> MixtureCircuit:
+    """The mixture `sum_m shares_m p_m(x)` of circuits over the same variables, as one circuit: their structures, layers
+    and numbers of units may differ. Its queries are exact, and cost what those of all components cost.
+
+    Args:
+        shares: of the components, (M,), not negative; they are divided by their sum. Equal if left out.
+
+    Raises:
+        StructureError: no circuit, circuits of other inputs, dtypes or devices, or one with negative weights.
+        ShapeError, ParameterError: other than one share a circuit, or shares that are negative, not finite or all zero.
+    """
+    circuits = list(circuits)
+    if not circuits or not all(isinstance(circuit, Circuit) for circuit in circuits):
+        raise StructureError(f"`circuits` must be at least one circuit, got {circuits!r:.80}")
+    first = circuits[0]
+    for n, circuit in enumerate(circuits):
+        if is_signed(circuit):
+            raise StructureError(f"circuit {n} has negative weights: a mixture needs distributions")
+        if circuit.inputs != first.inputs:
+            raise StructureError(f"circuit {n} has other variables or input families than circuit 0")
+        if (circuit.dtype, circuit.device) != (first.dtype, first.device):
+            raise StructureError(f"circuit {n} is of {circuit.dtype} on {circuit.device}, unlike circuit 0")
+    equal = torch.ones(len(circuits), dtype=torch.float64, device=first.device)
+    given = equal if shares is None else torch.as_tensor(shares, dtype=torch.float64, device=first.device)
+    if given.shape != equal.shape:
+        raise ShapeError(f"`shares` must have shape ({len(circuits)},), got {describe(given)}")
+    if not (given >= 0).all() or given.isinf().any() or not given.any():
+        raise ParameterError(f"`shares` must be finite, not negative and not all zero; got {given.tolist()}")
+    return MixtureCircuit(circuits, given)
+
+
+def _side_by_side(circuits: Sequence[Circuit]) -> list[Piece]:
+    """The blocks of every circuit, and a sum over their roots."""
+    out, roots = Pieces(), []
+    for component, circuit in enumerate(circuits):
+        start = len(out.pieces)
+        for n, (block, place) in enumerate(zip(circuit.plan.blocks, circuit.plan.places, strict=True)):
+            owner = None if block.owner is None else (start + n, "")
+            tie = None if block.tie is None else f"{block.tie}_of{component}"
+            children = tuple(start + child for child in block.children)
+            recipe = None if place is None else ComponentRecipe(component, *place)
+            out.pieces.append(Piece(replace(block, children=children, owner=owner, tie=tie), recipe))
+        roots.append(len(out.pieces) - 1)
+    depth = 1 + max(out.pieces[root].block.depth for root in roots)
+    top = replace(out.pieces[roots[0]].block, kind="mixing", children=tuple(roots), num_children=len(roots))
+    owner = (len(out.pieces), "")
+    out.pieces.append(Piece(replace(top, num_units=1, depth=depth, has_sum=True, owner=owner, tie=None, variable=-1)))
+    return out.pieces
+
+
+def _origin(recipe: ComponentRecipe | None) -> tuple[int, str]:
+    assert recipe is not None
+    return recipe.component, recipe.group
