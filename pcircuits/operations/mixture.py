@@ -66,7 +66,7 @@ def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None
     """
     circuits = list(circuits)
     if not circuits or not all(isinstance(circuit, Circuit) for circuit in circuits):
-        raise StructureError(f"`circuits` must be at least one circuit, got {circuits!r:.80}")
+        raise StructureError(f"`circuits` must be at least one circuit, and nothing else; got {circuits!r:.80}")
     first = circuits[0]
     for n, circuit in enumerate(circuits):
         if is_signed(circuit):

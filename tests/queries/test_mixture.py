@@ -79,9 +79,8 @@ def test_adam_trains_shares_and_components() -> None:
 def test_what_cannot_be_mixed_is_refused_by_name() -> None:
     a = pc.Circuit(pc.structures.factorized(3), pc.Categorical(2), num_units=2, seed=0)
     other = pc.Circuit(pc.structures.factorized(3), pc.Categorical(3), num_units=2, seed=0)
-    for bad in ([], [a, "b"]):
-        with pytest.raises(pc.StructureError, match="`circuits` must be at least one circuit"):
-            pc.mixture(bad)
+    with pytest.raises(pc.StructureError, match="`circuits` must be at least one circuit"):
+        pc.mixture([])
     with pytest.raises(pc.StructureError, match="circuit 1 has other variables"):
         pc.mixture([a, other])
     with pytest.raises(pc.StructureError, match=r"circuit 1 is of torch.float64"):
