@@ -14,7 +14,7 @@ from pcircuits.evidence import describe
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, unit_rows
 from pcircuits.operations.multiply import is_signed
-from pcircuits.semiring import SumWeights
+from pcircuits.semirings import SumWeights
 from pcircuits.types import Float, Tensor
 
 
