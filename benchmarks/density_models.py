@@ -29,23 +29,22 @@ class Fitted(NamedTuple):
         return mix(each, torch.full((len(each),), 1 / len(each), dtype=each.dtype))
 
 
-def hclt(data: Data, seed: int, *, num_units: int, pseudocount: float, epochs: int = 60, bags: int = 0) -> Fitted:
-    """Hidden Chow-Liu trees: one, or `bags` of them, each on other rows, drawn with replacement."""
-    fitted = []
-    for train in _bags(data.train, bags, seed) if bags else [data.train]:
-        graph = pc.structures.hclt(train, num_units=num_units, smoothing=1.0)
-        start = seed + 1000 * len(fitted)
-        fitted.append(_train(pc.Circuit(graph, pc.Categorical(2), seed=start), data, train, pseudocount, epochs, start))
-    return _together(fitted)
+def hclt(data: Data, seed: int, *, num_units: int, pseudocount: float, epochs: int, starts: int = 1) -> Fitted:
+    """Hidden Chow-Liu trees: one, or several that differ in their initial parameters."""
+    graph = pc.structures.hclt(data.train, num_units=num_units, smoothing=1.0)
+    seeds = [seed + 1000 * n for n in range(starts)]
+    return _together(
+        [_train(pc.Circuit(graph, pc.Categorical(2), seed=s), data, pseudocount, epochs, s) for s in seeds]
+    )
 
 
-def rat(data: Data, seed: int, *, num_units: int, repetitions: int, pseudocount: float, epochs: int = 60) -> Fitted:
+def rat(data: Data, seed: int, *, num_units: int, repetitions: int, pseudocount: float, epochs: int) -> Fitted:
     """A random tensorised structure with sums of products of pairs, as in EiNets."""
     variables = data.train.shape[1]
     depth = min(3, variables.bit_length() - 1)
     graph = pc.structures.rat(variables, depth, num_repetitions=repetitions, seed=seed)
     circuit = pc.Circuit(graph, pc.Categorical(2), num_units=num_units, layer="tucker", seed=seed)
-    return _train(circuit, data, data.train, pseudocount, epochs, seed)
+    return _train(circuit, data, pseudocount, epochs, seed)
 
 
 def cutset(data: Data, seed: int, *, max_depth: int, bags: int = 0) -> Fitted:
@@ -63,7 +62,7 @@ def learn_spn(data: Data, seed: int, *, min_rows: int, significance: float = 1e-
 
 FAMILIES: Mapping[str, Callable[..., Fitted]] = {
     "HCLT": hclt,
-    "HCLT, bagged": hclt,
+    "HCLT, several starts": hclt,
     "RAT": rat,
     "cutset network": cutset,
     "cutset networks, bagged": cutset,
@@ -85,11 +84,11 @@ def best_shares(each: Float[Tensor, "M B"]) -> Float[Tensor, " M"]:
     return shares
 
 
-def _train(circuit: pc.Circuit, data: Data, train: Tensor, pseudocount: float, epochs: int, seed: int) -> Fitted:
+def _train(circuit: pc.Circuit, data: Data, pseudocount: float, epochs: int, seed: int) -> Fitted:
     """Mini-batch EM until the validation log-likelihood gets no better."""
     options: dict[str, Any] = {"batch_size": BATCH, "seed": seed, "progress": False, "patience": 4, "epochs": epochs}
     learner = pc.learning.MiniBatchEM(step=0.2, pseudocount=pseudocount)
-    history = pc.fit(circuit, train, valid=data.valid, learner=learner, **options)
+    history = pc.fit(circuit, data.train, valid=data.valid, learner=learner, **options)
     return Fitted((circuit,), len(history.epochs))
 
 

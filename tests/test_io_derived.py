@@ -51,6 +51,7 @@ CIRCUITS = {
     "marginal of a product": lambda: pc.marginalize(pc.multiply(hmm(0), hmm(1)), [1, 3]),
     "conditional of a conditional": lambda: pc.condition(pc.condition(hmm(1), {1: 2}), {0: 3}),
     "derivative": lambda: pc.differentiate(gaussian(), 1),
+    "mixture": lambda: pc.mixture([hmm(0), pc.mixture([hmm(1), hmm(2)]), hmm(3)], [1.0, 3.0, 0.0]),
 }
 
 
@@ -122,6 +123,9 @@ WRONG = {
     "bad value": ([{"operation": "condition", "sources": [0], "values": [[0, 9]]}], r"0\.\.3, got 9"),
     "no pair": ([{"operation": "condition", "sources": [0], "values": [0, 1]}], "pairs of a variable and its value"),
     "discrete": ([{"operation": "differentiate", "sources": [0], "variable": 0}], "Gaussian"),
+    "no shares": ([{"operation": "mixture", "sources": [0, 1], "log_shares": [None, None]}], "'log_shares' must list"),
+    "too few shares": ([{"operation": "mixture", "sources": [0, 1], "log_shares": [0.0]}], "'log_shares' must list"),
+    "nothing mixed": ([{"operation": "mixture", "sources": [], "log_shares": []}], "'log_shares' must list"),
     "too many": ([STEP] * 65, "at most 64 steps"),
     "too large": ([STEP, *({"operation": "multiply", "sources": [n, n]} for n in (2, 3, 4, 5))], "units a region"),
 }

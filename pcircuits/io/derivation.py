@@ -4,16 +4,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from pcircuits.circuit import Circuit
 from pcircuits.errors import ParameterError, StructureError
 from pcircuits.operations import (
     DerivativeCircuit,
     DerivedCircuit,
+    MixtureCircuit,
     ProductCircuit,
     ProjectedCircuit,
     condition,
     differentiate,
     marginalize,
+    mixture,
     multiply,
 )
 
@@ -54,8 +58,9 @@ def rebuild(parts: Sequence[Circuit], steps: Sequence[Any]) -> Circuit:
         arity, argument, apply = _OPERATIONS[operation]
         wanted = {"operation", "sources", *([argument] if argument else [])}
         sources = step.get("sources")
-        if step.keys() != wanted or not isinstance(sources, list) or len(sources) != arity:
-            raise StructureError(f"{operation!r} has {', '.join(sorted(wanted))} and {arity} sources, got {step!r:.80}")
+        if step.keys() != wanted or not isinstance(sources, list) or len(sources) != (arity or len(sources)):
+            count = arity or "any number of"
+            raise StructureError(f"{operation!r} has {', '.join(sorted(wanted))} and {count} sources, got {step!r:.80}")
         if bad := [n for n in sources if type(n) is not int or not 0 <= n < len(circuits)]:
             raise StructureError(
                 f"'sources' must count what comes before, {len(circuits)} circuits; got {bad[0]!r:.80}"
@@ -78,6 +83,9 @@ def _collect(circuit: Circuit, found: dict[int, Circuit]) -> None:
 def _step(circuit: DerivedCircuit, sources: list[int]) -> Step:
     if isinstance(circuit, ProductCircuit):
         return {"operation": "multiply", "sources": [sources[0], sources[-1]]}
+    if isinstance(circuit, MixtureCircuit):
+        logs = [log if math.isfinite(log) else None for log in circuit.log_shares.tolist()]
+        return {"operation": "mixture", "sources": sources, "log_shares": logs}
     if isinstance(circuit, DerivativeCircuit):
         return {"operation": "differentiate", "sources": sources, "variable": circuit.variable}
     if isinstance(circuit, ProjectedCircuit) and circuit.values is None:
@@ -89,6 +97,21 @@ def _step(circuit: DerivedCircuit, sources: list[int]) -> Step:
 
 def _multiply(sources: list[Circuit], _: Any) -> Circuit:
     return multiply(*sources)
+
+
+def _mixture(sources: list[Circuit], log_shares: Any) -> Circuit:
+    """`log_shares`: null where a share is zero."""
+    given: list[Any] = log_shares if isinstance(log_shares, list) else []
+    if (
+        len(given) != len(sources)
+        or not all(log is None or _is_number(log) for log in given)
+        or not any(log is not None for log in given)
+    ):
+        raise StructureError(f"'log_shares' must list a number or null a source, got {log_shares!r:.80}")
+    made = mixture(sources)
+    with torch.no_grad():
+        made.log_shares.copy_(torch.tensor([-math.inf if log is None else log for log in given], dtype=torch.float64))
+    return made
 
 
 def _marginalize(sources: list[Circuit], keep: Any) -> Circuit:
@@ -112,8 +135,10 @@ def _is_number(x: object) -> bool:
     return type(x) in (int, float) and math.isfinite(x) and abs(x) < 2**63  # type: ignore[arg-type]
 
 
+# how many sources (0: any number), what else a step holds, and the function
 _OPERATIONS: dict[str, tuple[int, str, Callable[[list[Circuit], Any], Circuit]]] = {
     "multiply": (2, "", _multiply),
+    "mixture": (0, "log_shares", _mixture),
     "marginalize": (1, "keep", _marginalize),
     "condition": (1, "values", _condition),
     "differentiate": (1, "variable", _differentiate),

@@ -99,7 +99,7 @@ def _side_by_side(circuits: Sequence[Circuit]) -> list[Piece]:
     depth = 1 + max(out.pieces[root].block.depth for root in roots)
     top = replace(out.pieces[roots[0]].block, kind="mixing", children=tuple(roots), num_children=len(roots))
     owner = (len(out.pieces), "")
-    out.pieces.append(Piece(replace(top, num_units=1, depth=depth, has_sum=True, owner=owner, tie=None, variable=-1)))
+    out.pieces.append(Piece(replace(top, num_units=1, depth=depth, has_sum=True, owner=owner, tie=None, variables=())))
     return out.pieces
 
 
