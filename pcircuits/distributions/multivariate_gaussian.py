@@ -1,75 +1,18 @@
 """Gaussian inputs over several variables."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
+from pcircuits.distributions.conditional_normal import Given, Normals, joined, patterns
 from pcircuits.distributions.family import LEAST_COUNT, InputFamily, Picks, Rows, Smoothing
 from pcircuits.distributions.gaussian import Gaussian, Normal
 from pcircuits.errors import DataError, EvidenceError, ParameterError
 from pcircuits.evidence import InputEvidence, rows_of
-from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits.types import Bool, Float, Tensor
 from pcircuits.workspace import Memory
-
-
-class Normals(NamedTuple):
-    """Means, and lower triangular factors L of the covariances `L L^T`."""
-
-    mean: Float[Tensor, "G K M"]
-    factor: Float[Tensor, "G K M M"]
-
-
-class Given(NamedTuple):
-    """An input level under one pattern of evidence, for the batch rows that have it, in float64.
-
-    With o the `counted` variables: `root` is the Cholesky factor of their covariance, in whose place the others have
-    the identity, and `gain` what the mean of all variables moves by for each observed one.
-    """
-
-    batch: Int[Tensor, " N"]
-    observed: Bool[Tensor, "F M"]
-    counted: Bool[Tensor, "F M"]
-    values: Float[Tensor, "F N M"]
-    mean: Float[Tensor, "F K M"]
-    covariance: Float[Tensor, "F K M M"]
-
-    def root(self, chosen: Bool[Tensor, "F M"]) -> Float[Tensor, "F K M M"]:
-        both = (chosen.unsqueeze(-1) & chosen.unsqueeze(-2)).unsqueeze(1)
-        eye = torch.eye(chosen.shape[1], dtype=self.mean.dtype, device=self.mean.device)
-        return torch.linalg.cholesky(torch.where(both, self.covariance, eye))
-
-    @property
-    def residuals(self) -> Float[Tensor, "F K M N"]:
-        """How far the observed values are from the mean; 0 where there is none."""
-        off = self.values.mT.unsqueeze(1) - self.mean.unsqueeze(-1)
-        return torch.where(self.observed[:, None, :, None], off, 0.0)
-
-    @property
-    def log_density(self) -> Float[Tensor, "F K N"]:
-        """Of the observed variables, and of those maximised where they have their mode."""
-        root = self.root(self.observed)
-        distance = torch.linalg.solve_triangular(root, self.residuals, upper=False).square().sum(2)
-        root = root if torch.equal(self.observed, self.counted) else self.root(self.counted)
-        log_size = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        dimensions = self.counted.double().sum(-1).view(-1, 1, 1)
-        return -0.5 * (dimensions * math.log(2 * math.pi) + log_size.unsqueeze(-1) + distance)
-
-    @property
-    def gain(self) -> Float[Tensor, "F K M M"]:
-        """`S_oo^-1 S_o`, zero rows for variables that are not observed."""
-        cross = torch.where(self.observed[:, None, :, None], self.covariance, 0.0)
-        return torch.cholesky_solve(cross, self.root(self.observed))
-
-    def moments(self) -> tuple[Float[Tensor, "F K M N"], Float[Tensor, "F K M M"]]:
-        """Conditional means of all variables, and their covariances, the Schur complement."""
-        gain, hard = self.gain, self.observed[:, None, :, None]
-        means = self.mean.unsqueeze(-1) + gain.mT @ self.residuals
-        free = ~(hard | hard.mT)
-        left = self.covariance - self.covariance @ torch.where(hard, gain, 0.0)
-        return torch.where(hard, self.values.mT.unsqueeze(1), means), torch.where(free, (left + left.mT) / 2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -167,7 +110,7 @@ class MultivariateGaussian(InputFamily):
             square = means.square() + covariance.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
             return torch.einsum("fnk,fkmns->fnms", _of(flows, given), torch.stack([means, square], -1))
 
-        found = _joined(expected, self._patterns(prepared, rows, evidence))
+        found = joined(expected, patterns(prepared, rows, evidence))
         return found.transpose(1, 2).flatten(0, 1).to(flows.dtype)
 
     def statistics(
@@ -181,7 +124,7 @@ class MultivariateGaussian(InputFamily):
     ) -> dict[str, Float[Tensor, "G K S"]]:
         """Counts, and sums of deviations from the present mean and of their products."""
         total = prepared.mean.new_zeros(*prepared.mean.shape[:2], 1 + self.size + self.size**2, dtype=torch.float64)
-        for given in self._patterns(prepared, rows, evidence):
+        for given in patterns(prepared, rows, evidence):
             share, (means, covariance) = _of(flows, given), given.moments()
             off = means - given.mean.unsqueeze(-1)
             count = share.sum(1).unsqueeze(-1)
@@ -223,7 +166,7 @@ class MultivariateGaussian(InputFamily):
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         drawn = mean + temperature**0.5 * (factor @ noise.unsqueeze(-1)).squeeze(-1)
         place = torch.empty(evidence.values.shape[1], dtype=torch.long, device=batch.device)
-        for given in self._patterns(prepared, rows, evidence):
+        for given in patterns(prepared, rows, evidence):
             place.fill_(-1)[given.batch] = torch.arange(len(given.batch), device=batch.device)
             (mine,) = (place[batch] >= 0).nonzero(as_tuple=True)
             own, hard = row[mine], given.observed[row[mine]]
@@ -247,7 +190,7 @@ class MultivariateGaussian(InputFamily):
         def of_rows(given: Given) -> Float[Tensor, "F N K M M"]:
             return given.moments()[1].unsqueeze(1).expand(-1, len(given.batch), -1, -1, -1)
 
-        return _joined(of_rows, self._patterns(prepared, rows, evidence))
+        return joined(of_rows, patterns(prepared, rows, evidence))
 
     def without(self, kept: Sequence[int]) -> InputFamily:
         locs, scales = ([self._each(value)[n] for n in kept] for value in (self.loc, self.scale))
@@ -257,7 +200,7 @@ class MultivariateGaussian(InputFamily):
 
     def reduced(self, prepared: Normals, evidence: InputEvidence, kept: Sequence[int]) -> Normals | Normal:
         rows = torch.zeros(1, dtype=torch.long, device=prepared.mean.device)
-        (given,) = self._patterns(prepared, rows, evidence)
+        (given,) = patterns(prepared, rows, evidence)
         means, covariance = given.moments()
         mean, left = means[:, :, kept, 0], covariance[:, :, kept][..., kept]
         mean, factor = (x.to(prepared.mean.dtype) for x in (mean, torch.linalg.cholesky(left)))
@@ -266,23 +209,7 @@ class MultivariateGaussian(InputFamily):
     def _log_values(
         self, prepared: Normals, rows: Rows, evidence: InputEvidence, maximise: bool
     ) -> Float[Tensor, "F B K"]:
-        return _joined(lambda given: given.log_density.mT, self._patterns(prepared, rows, evidence, maximise))
-
-    def _patterns(self, prepared: Normals, rows: Rows, evidence: InputEvidence, maximise: bool = False) -> list[Given]:
-        """Batch rows that observe the same variables, together."""
-        observed = evidence.observed
-        counted = observed | ~observed if maximise else observed
-        if maximise and evidence.summed is not None:
-            counted = observed | ~evidence.summed
-        values = torch.where(observed, evidence.values, 0.0).double().unflatten(0, (-1, self.size)).mT
-        kinds, kind_of = torch.stack([observed, counted]).flatten(0, 1).unique(dim=1, return_inverse=True)
-        mean, factor = (x[rows].double() for x in prepared)
-        covariance = factor @ factor.mT
-        found = []
-        for n, masks in enumerate(kinds.unflatten(0, (2, -1, self.size)).unbind(-1)):
-            (batch,) = (kind_of == n).nonzero(as_tuple=True)
-            found.append(Given(batch, masks[0], masks[1], values[:, batch], mean, covariance))
-        return found
+        return joined(lambda given: given.log_density.mT, patterns(prepared, rows, evidence, maximise))
 
     def _parameters(self, mean: Float[Tensor, "G K M"], factor: Float[Tensor, "G K M M"]) -> dict[str, Tensor]:
         row, column = torch.tril_indices(self.size, self.size, device=factor.device)
@@ -292,12 +219,6 @@ class MultivariateGaussian(InputFamily):
 
     def _each(self, value: float | Sequence[float]) -> tuple[float, ...]:
         return (value,) * self.size if isinstance(value, int | float) else tuple(value)
-
-
-def _joined(part: Callable[[Given], Float[Tensor, "F N *S"]], patterns: list[Given]) -> Float[Tensor, "F B *S"]:
-    """What each pattern has, in the order of the batch."""
-    order = torch.cat([given.batch for given in patterns]).argsort()
-    return torch.cat([part(given) for given in patterns], 1).index_select(1, order)
 
 
 def _of(flows: Float[Tensor, "F B K"], given: Given) -> Float[Tensor, "F N K"]:
