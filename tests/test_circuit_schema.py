@@ -10,10 +10,12 @@ import pytest
 import pcircuits as pc
 from pcircuits import testing
 from pcircuits.folding import LAYERS
+from pcircuits.io.derivation import OPERATIONS
 from pcircuits.io.description import CLASSES
 from tests.json_schema import fits
 
-SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "docs" / "circuit.schema.json").read_text(encoding="utf-8"))
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SCHEMA, DERIVED = (json.loads((DOCS / f"{kind}.schema.json").read_text("utf-8")) for kind in ("circuit", "derived"))
 
 
 def saved(circuit: pc.Circuit, folder: Path) -> dict[str, Any]:
@@ -26,6 +28,31 @@ def saved(circuit: pc.Circuit, folder: Path) -> dict[str, Any]:
 def test_what_is_saved_follows_the_schema(tmp_path: Path, structure: str, layer: str, inputs: str) -> None:
     circuit = testing.example_circuit(structure, layer, inputs, weights="sparse", num_variables=4)
     assert fits(saved(circuit, tmp_path), SCHEMA, SCHEMA)
+
+
+def test_joint_inputs_and_signed_circuits_follow_it(tmp_path: Path) -> None:
+    graph = pc.structures.grouped(pc.structures.binary_tree(2), [[0, 2], [1, 3]])
+    joint = pc.Circuit(graph, pc.MultivariateGaussian(2), num_units=2, seed=0)
+    signed = pc.SignedCircuit(pc.structures.chain(2), pc.PerSample(pc.Gaussian()), num_units=2, seed=0)
+    for n, circuit in enumerate((joint, signed)):
+        assert fits(saved(circuit, tmp_path / str(n)), SCHEMA, SCHEMA)
+
+
+def test_derived_circuits_follow_theirs(tmp_path: Path) -> None:
+    hmm, gaussian = pc.HMM(2, 3, 3, seed=0), testing.example_circuit(inputs="gaussian")
+    product = pc.multiply(hmm, pc.HMM(2, 3, 3, seed=1))
+    made = [pc.marginalize(product, [2, 0]), pc.condition(hmm, {1: 2}), pc.differentiate(gaussian, 0), pc.square(hmm)]
+    known = {key: value for key, value in SCHEMA.items() if key != "required"}
+    for n, circuit in enumerate(made):
+        stored = saved(circuit, tmp_path / str(n))
+        assert fits(stored, DERIVED, DERIVED) and not fits(stored, SCHEMA, SCHEMA)
+        assert all(fits(part, known, SCHEMA) for part in stored["parts"])
+        for key, value in {"steps": [{"operation": "add", "sources": [0]}], "parts": [], "more": 1}.items():
+            assert not fits(stored | {key: value}, DERIVED, DERIVED)
+    assert DERIVED["properties"]["format"]["const"] == pc.io.folder.DERIVED
+    assert [entry["$ref"].split("/")[-1] for entry in DERIVED["properties"]["steps"]["items"]["anyOf"]] == list(
+        OPERATIONS
+    )
 
 
 def test_its_choices_are_the_librarys() -> None:

@@ -53,9 +53,9 @@ def rebuild(parts: Sequence[Circuit], steps: Sequence[Any]) -> Circuit:
         raise StructureError(f"a circuit comes of at most {MOST_STEPS} steps, got {len(steps)}")
     for step in steps:
         operation = step.get("operation") if isinstance(step, dict) else None
-        if not isinstance(operation, str) or operation not in _OPERATIONS:
-            raise StructureError(f"a step's operation must be one of {', '.join(_OPERATIONS)}, got {step!r:.80}")
-        arity, argument, apply = _OPERATIONS[operation]
+        if not isinstance(operation, str) or operation not in OPERATIONS:
+            raise StructureError(f"a step's operation must be one of {', '.join(OPERATIONS)}, got {step!r:.80}")
+        arity, argument, apply = OPERATIONS[operation]
         wanted = {"operation", "sources", *([argument] if argument else [])}
         sources = step.get("sources")
         if step.keys() != wanted or not isinstance(sources, list) or len(sources) != (arity or len(sources)):
@@ -136,7 +136,7 @@ def _is_number(x: object) -> bool:
 
 
 # how many sources (0: any number), what else a step holds, and the function
-_OPERATIONS: dict[str, tuple[int, str, Callable[[list[Circuit], Any], Circuit]]] = {
+OPERATIONS: dict[str, tuple[int, str, Callable[[list[Circuit], Any], Circuit]]] = {
     "multiply": (2, "", _multiply),
     "mixture": (0, "log_shares", _mixture),
     "marginalize": (1, "keep", _marginalize),
