@@ -42,6 +42,7 @@ def test_derived_circuits_follow_theirs(tmp_path: Path) -> None:
     hmm, gaussian = pc.HMM(2, 3, 3, seed=0), testing.example_circuit(inputs="gaussian")
     product = pc.multiply(hmm, pc.HMM(2, 3, 3, seed=1))
     made = [pc.marginalize(product, [2, 0]), pc.condition(hmm, {1: 2}), pc.differentiate(gaussian, 0), pc.square(hmm)]
+    made.append(pc.mixture([hmm, product.sources[1]], [1.0, 0.0]))
     known = {key: value for key, value in SCHEMA.items() if key != "required"}
     for n, circuit in enumerate(made):
         stored = saved(circuit, tmp_path / str(n))
