@@ -13,7 +13,7 @@ from pcircuits.layers import SumGroup
 from tests.learning.small_models import fit, hmm, sequences, tree
 
 STRUCTURES = ["hmm", "binary_tree", "rat", "from_networkx", "hclt"]
-LAYERS = ["cp", "cp-t", "tucker"]
+LAYERS = testing.LAYERS
 
 
 def example(structure: str, layer: str, seed: int, weights: str = "dense") -> pc.Circuit:
@@ -31,6 +31,12 @@ def edges(circuit: pc.Circuit) -> dict[str, torch.Tensor]:
     }
 
 
+def possible(circuit: pc.Circuit, seed: int) -> pc.Evidence:
+    generator = torch.Generator().manual_seed(seed)
+    x = circuit.sample(3, generator=generator)
+    return pc.Evidence(x, observed=torch.rand(x.shape, generator=generator) < 0.7)
+
+
 @settings(max_examples=8)
 @given(
     st.sampled_from(STRUCTURES),
@@ -42,9 +48,7 @@ def edges(circuit: pc.Circuit) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_the_loss_is_bounded_by_the_flows(structure: str, layer: str, weights: str, share: float, seed: int) -> None:
     circuit = example(structure, layer, seed, weights)
-    generator = torch.Generator().manual_seed(seed)
-    x = circuit.sample(3, generator=generator)
-    evidence = pc.Evidence(x, observed=torch.rand(x.shape, generator=generator) < 0.7)
+    evidence = possible(circuit, seed)
     before, start = circuit.condition(evidence).log_evidence, edges(circuit)
     counts = [circuit.statistics(evidence.rows(torch.tensor([b]))).counts for b in range(3)]
     found = learning.prune(circuit, evidence, share=share)
@@ -110,7 +114,7 @@ def test_without_noise_it_is_the_same_distribution(
     circuit = example(structure, layer, seed, weights)
     grown = learning.grow(circuit, copies=copies, noise=0.0)
     assert grown.num_units == copies * circuit.num_units and grown.inputs == circuit.inputs
-    evidence = testing.example_evidence(circuit, "mixed", seed=seed)
+    evidence = possible(circuit, seed)
     one, other = circuit.condition(evidence), grown.condition(evidence)
     assert torch.allclose(one.log_evidence, other.log_evidence, atol=1e-10)
     for a, b in zip(one.marginals(), other.marginals(), strict=True):
