@@ -2,12 +2,14 @@
 Marquis 2017).
 """
 
+import math
 import os
 
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.errors import FormatError
+from pcircuits.errors import FormatError, StructureError
+from pcircuits.files import write_atomically
 from pcircuits.interop.logic_circuit import circuit_of
 from pcircuits.interop.logic_lines import Line, at, read_lines, reading, require_header
 from pcircuits.interop.logic_nodes import FALSE, TRUE, Nodes
@@ -116,3 +118,45 @@ def _children_first(root: int, edges: dict[int, list[tuple[int, list[int]]]]) ->
         else:
             path[child] = iter(edges.get(child, []))
     return list(order)
+
+
+def write_nnf(circuit: Circuit, path: str | os.PathLike) -> None:
+    """The worlds of positive probability as a formula, in a `.nnf` file of c2d's format: what `read_nnf` read, or a
+    circuit of layer "sparse" and one unit whose weights were learned since, without those weights.
+
+    Raises:
+        StructureError: more than one unit a region, or variables of other than two values.
+    """
+    plan, prepared = circuit.plan, circuit.prepared()
+    if any(block.num_units * max(1, block.num_children) > 1 and block.kind != "mixing" for block in plan.blocks):
+        raise StructureError("a formula has one node a region; this circuit has several units")
+    if any(family.num_categories != 2 for family in circuit.inputs):
+        raise StructureError(f"a formula has variables of two values; this circuit has {circuit.inputs}")
+    text, numbers = _Text(), list[int]()
+    for block, place in zip(plan.blocks, plan.places, strict=True):
+        children = [numbers[child] for child in block.children]
+        if place is None or block.kind not in ("input", "mixing"):
+            numbers.append(text.node("A", children))
+            continue
+        possible = (prepared[place[0]].log[place[1], 0] > -math.inf).tolist()
+        if block.kind == "input":
+            children = [text.line(f"L {sign * (block.variables[0] + 1)}") for sign in (-1, 1)]
+        numbers.append(text.node("O 0", [child for child, x in zip(children, possible, strict=True) if x]))
+    header = f"nnf {len(text.lines)} {text.edges} {circuit.num_variables}"
+    write_atomically(path, "\n".join([header, *text.lines, ""]).encode())
+
+
+class _Text:
+    """Lines of c2d's format, and how many edges they have."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.edges = 0
+
+    def line(self, line: str) -> int:
+        self.lines.append(line)
+        return len(self.lines) - 1
+
+    def node(self, kind: str, children: list[int]) -> int:
+        self.edges += len(children)
+        return self.line(" ".join(map(str, [kind, len(children), *children])))

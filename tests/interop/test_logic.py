@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcircuits as pc
-from pcircuits.interop import compile_cnf, read_nnf, read_psdd, read_sdd
+from pcircuits.interop import compile_cnf, read_nnf, read_psdd, read_sdd, write_nnf
 from pcircuits.testing.enumeration import Enumeration
 from tests.interop.formulas import Decisions, RandomPsdd, cnfs, dimacs, psdd_values, satisfies, worlds, write
 
@@ -138,6 +138,21 @@ def test_psdds_keep_their_parameters(tmp_path_factory: pytest.TempPathFactory, s
     assert torch.allclose(circuit.log_prob(worlds(count)).exp(), psdd_values(made.psdd, worlds(count)), atol=1e-12)
     found = pc.check(circuit)
     assert found.structured_decomposable and found.deterministic and found.normalised
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_written_formula_is_read_again(tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    clauses = [[v * generator.choice((-1, 1)) for v in generator.sample(range(1, 6), 3)] for _ in range(seed)]
+    circuit = learned(compile_cnf(clauses, num_variables=6), seed)
+    write_nnf(circuit, tmp_path / "formula.nnf")
+    again = read_nnf(tmp_path / "formula.nnf")
+    assert torch.allclose(again.log_prob(worlds(6)), uniform(satisfies(clauses, worlds(6))), rtol=0, atol=1e-12)
+    assert pc.model_count(again) == pc.model_count(circuit)
+    with pytest.raises(pc.StructureError, match="several units"):
+        write_nnf(pc.HMM(2, 2, 3, seed=0), tmp_path / "hmm.nnf")
+    with pytest.raises(pc.StructureError, match="two values"):
+        write_nnf(pc.Circuit(pc.structures.factorized(2), pc.Categorical(3), num_units=1), tmp_path / "three.nnf")
 
 
 def test_formulas_of_one_vtree_multiply_to_their_conjunction() -> None:
