@@ -57,8 +57,9 @@ def covariance(evaluation: Evaluation) -> Float[Tensor, "B D D"]:
         tilts = (_tilt(tilt.T[list(level.variables)], *m) for level, m in zip(levels, found, strict=True))
         log_evidence = upward(plan, prepared, evidence, _Tilted(tilts)).log_evidence
         (first,) = torch.autograd.grad(log_evidence.sum(), tilt, create_graph=True)
-        second = [torch.autograd.grad(column.sum(), tilt, retain_graph=True)[0] for column in first.unbind(1)]
-    matrix = torch.stack(second, 1)
+        columns = first.unbind(1) if first.requires_grad else ()  # without sums all variables are independent
+        second = [torch.autograd.grad(column.sum(), tilt, retain_graph=True)[0] for column in columns]
+    matrix = torch.stack(second, 1) if second else torch.diag_embed(torch.zeros_like(variances))
     matrix = (matrix + matrix.mT) / 2
     return torch.diagonal_scatter(matrix, variances.clamp_min(0.0), dim1=-2, dim2=-1)
 

@@ -37,6 +37,13 @@ def test_pair_marginals_and_mutual_information_equal_enumeration(data: st.DataOb
     assert (posterior.mutual_information(first, second) >= 0).all()
 
 
+def test_covariances_of_a_single_product_are_zero() -> None:
+    circuit = testing.example_circuit("factorized", "sparse", num_variables=3, num_units=1, dtype=torch.float64)
+    posterior = circuit.condition(pc.Evidence.nothing(2, 3))
+    variances = posterior.moment(2) - posterior.moment(1).square()
+    assert torch.allclose(posterior.covariance(), torch.diag_embed(variances))
+
+
 @settings(max_examples=12)
 @given(st.data())
 def test_moments_and_covariances_equal_enumeration(data: st.DataObject) -> None:
