@@ -90,6 +90,7 @@ MORE = [
     for layer in ("cp", "cp-t", "tucker")
     for inputs, weights in (("categorical", "peaked"), ("mixed", "sparse"))
     for evidence in ("observed", "interval", "potentials", "top")
+    if (inputs, evidence) != ("mixed", "top")  # the same ids at all variables
 ]
 
 
@@ -128,6 +129,9 @@ def test_queries_and_learning(example: Example, device: torch.device, launched: 
     circuit.to(device)
     ours, theirs = circuit.condition(to(evidence, device)), exact.condition(evidence)
     close(ours.log_evidence, theirs.log_evidence)
+    if not (possible := ~theirs.log_evidence.isneginf()).all():
+        evidence = evidence.rows(possible)
+        ours, theirs = circuit.condition(to(evidence, device)), exact.condition(evidence)
     same_marginals(ours, theirs)
     same_gradients(circuit, exact, evidence, device)
     same_learning(circuit, exact, evidence, device)
