@@ -163,7 +163,7 @@ class CoupledHead(nn.Module):
             potentials = pc.Potentials()
             if self.modulation is not None and hidden_states is not None:
                 potentials = self.modulation(hidden_states, mask)
-            given = pc.Evidence(tokens, observed=~mask, latent=potentials.latent, gates=potentials.gates)
+            given = pc.Evidence(tokens, observed=~mask, **potentials._asdict())
             evidence = COUPLINGS[self.coupling](self.prior, targets, given, self._coupling_options(mask))
             posterior = self.prior.condition(evidence)
         return CoupledPosterior(posterior, targets, potentials)

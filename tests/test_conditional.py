@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,6 +41,7 @@ def model(structure: str, layer: str, parts: str, seed: int) -> pc.ConditionalCi
     return pc.ConditionalCircuit(circuit, Network(2, circuit, parts.replace("inputs", "inputs logits"), seed))
 
 
+@settings(max_examples=12)
 @given(
     st.sampled_from(["chain", "rat", "from_networkx", "hclt"]),
     st.sampled_from(["cp", "cp-t"]),
