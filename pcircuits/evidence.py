@@ -263,6 +263,10 @@ class Evidence:
         """The batch n times over, (n B, D)."""
         return self._each(lambda x: x.expand(n, *x.shape).flatten(0, 1))
 
+    def to(self, device: torch.device | str) -> "Evidence":
+        """The same evidence on another device."""
+        return self._each(lambda x: x.to(device))
+
     def replace(self, **fields: Any) -> "Evidence":
         """With other arguments of the constructor in place of its own. `log_weights` are of all values unless
         `weighted_values` come with them.

@@ -207,7 +207,4 @@ def _pair(item: Any, where: str) -> tuple[Any, Any]:
 
 def _on_device(evidence: Evidence, weights: Tensor | None, circuit: Circuit | None) -> tuple[Evidence, Tensor | None]:
     device = evidence.device if circuit is None else circuit.device
-    if evidence.device != device:
-        log_weights = None if evidence.log_weights is None else evidence.log_weights.to(device)
-        evidence = Evidence(evidence.values.to(device), observed=evidence.observed.to(device), log_weights=log_weights)
-    return evidence, None if weights is None else weights.to(device)
+    return evidence.to(device), None if weights is None else weights.to(device)
