@@ -64,7 +64,8 @@ def sentences(stored: dict[str, Any]) -> str:
     beyond = (
         f" In another precision more bytes of stack are used by: {', '.join(sorted(of_others))}." if of_others else ""
     )
-    return f"{results['compilations']} compilations, {date}, Triton {results['triton']}; at most {STACK_AT_ODD_SIZES} bytes of stack a thread were allowed.{beyond}"
+    about = f"{results['compilations']} compilations, {date}, Triton {results['triton']}"
+    return f"{about}; at most {STACK_AT_ODD_SIZES} bytes of stack a thread were allowed.{beyond}"
 
 
 def rewrite(page: str, stored: dict[str, Any]) -> str:
