@@ -1,5 +1,6 @@
 """The benchmark of the kernels is a whole program before there is a device to run it on."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks import gpu, gpu_sides
+from benchmarks import compiled, gpu, gpu_sides, record
 from benchmarks.bounds import OURS
 from benchmarks.gpu_kernels import kernels
+from tests.kernels.test_ahead_of_time import kernels as kernel_names
 
 
 def test_a_work_is_checked_timed_and_told() -> None:
@@ -37,3 +39,10 @@ def test_without_a_device_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_of_it_on_tiny_sizes(tmp_path: Path) -> None:
     gpu.main(["--device", "cpu", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"gpu_dry.json", "gpu_dry.png"}
+
+
+def test_the_page_of_kernels_says_what_was_compiled() -> None:
+    stored = json.loads((record.RESULTS / "compiled.json").read_text(encoding="utf-8"))
+    page = compiled.PAGE.read_text(encoding="utf-8")
+    assert compiled.rewrite(page, stored) == page
+    assert set(stored["results"]["kernels"]) == kernel_names()
