@@ -43,11 +43,11 @@ CASES = [
 DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bernoulli")]
 
 
-def evaluate_in_log_space(plan, prepared, evidence, dtype, memory) -> Evaluation:
+def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute) -> Evaluation:
     """What `evaluate` does where no row can be trusted: all rows once more in log space."""
     rows = torch.arange(evidence.batch_size)
-    exact = upward(plan, prepared, evidence, Log())
-    return Evaluation(upward(plan, prepared, evidence, Scaled(dtype)), exact, rows)
+    exact = upward(plan, prepared, evidence, Log(), recompute=recompute)
+    return Evaluation(upward(plan, prepared, evidence, Scaled(dtype), recompute=recompute), exact, rows)
 
 
 @pytest.fixture
