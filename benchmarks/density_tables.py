@@ -22,7 +22,8 @@ def rows(sets: Sets) -> list[list[str]]:
             for model, of_model in sorted(of[side].items(), key=lambda item: -item[1]["mean_valid"]):
                 chosen = " (chosen)" if side == "ours" and model == of["chosen"] else ""
                 seconds = sum(of_model["seconds"]) / len(of_model["seconds"])
-                found.append([name, named(model, of_model["setting"]) + chosen, *_numbers(of_model), f"{seconds:.0f}"])
+                shown = of_model["setting"] if side == "ours" else {"num_units": of_model["setting"].get("num_units")}
+                found.append([name, named(model, shown) + chosen, *_numbers(of_model), f"{seconds:.0f}"])
     return found
 
 

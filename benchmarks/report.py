@@ -125,7 +125,7 @@ def _density(found: Results) -> str:
     sets = found["sets"]
     parts = [markdown(density_tables.summary(sets)), markdown(density_tables.rows(sets))]
     if found["missing"]:
-        parts.append(f"Not trained yet: {'; '.join(found['missing'])}.")
+        parts.append(f"Not trained: {'; '.join(found['missing'])}.")
     return "\n\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEED = ("layers", "circuits", "hmm", "sampling", "memory", "scaling", "compile_time")
-QUALITY = ("coupling", "arithmetic", "few_steps", "truths", "constrained", "overhead")
+QUALITY = ("coupling", "arithmetic", "few_steps", "truths", "constrained", "overhead", "density", "imputation")
 BENCHMARKS = (*QUALITY, *SPEED)
 
 
