@@ -24,6 +24,7 @@ def counts_by_enumeration(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tens
 
     Of a Gaussian: the derivative with respect to each unit's log value, and that times E[x] and E[x^2] of the unit.
     """
+    evidence = possible_potentials(evidence)
     oracle = testing.Enumeration(circuit, evidence)
     probes: dict[Node, Tensor] = {}
 
@@ -46,6 +47,12 @@ def counts_by_enumeration(circuit: pc.Circuit, evidence: pc.Evidence, rows: Tens
         at = found.setdefault(str(node.group), torch.zeros(rows_of_group(circuit, node), *counts.shape).double())
         at[node.row] += counts
     return found
+
+
+def possible_potentials(evidence: pc.Evidence) -> pc.Evidence:
+    """With `IMPOSSIBLE` in place of -inf, for derivatives."""
+    given = {name: getattr(evidence, name) for name in ("latent", "gates", "gate_factors")}
+    return evidence.replace(**{name: x.clamp_min(IMPOSSIBLE) for name, x in given.items() if x is not None})
 
 
 def moments(circuit: pc.Circuit, evidence: pc.Evidence, node: Node, flows: Tensor) -> Tensor:
