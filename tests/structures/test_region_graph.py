@@ -182,7 +182,7 @@ def test_invalid_graphs_are_refused(regions: tuple[Region, ...], message: str) -
     ("hints", "message"),
     [
         ({"num_units": 0}, "num_units must be an integer of at least 1, got 0"),
-        ({"default_layer": "dense"}, "default_layer must be one of cp, cp-t, tucker, got 'dense'"),
+        ({"default_layer": "dense"}, "default_layer must be one of cp, cp-t, tucker, sparse, got 'dense'"),
         ({"units": 3, "layer": "cp"}, "hints are num_units, default_layer, observed_latents, got layer, units"),
     ],
 )
