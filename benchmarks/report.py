@@ -45,7 +45,7 @@ def provenance(name: str, stored: Results) -> str:
     versions = {**stored["versions"], **found.get("peers", {})}
     told = ", ".join(f"{package} {version}" for package, version in versions.items())
     commit = (stored["commit"] or "unknown")[:10] + ("+changes" if "+changes" in (stored["commit"] or "") else "")
-    used = found.get("threads", machine["threads"])
+    used = found.get("threads", machine.get("threads", 1))
     threads = f"{used} thread{'s' if used > 1 else ''} of {machine['cores']} cores"
     return (
         f"`python -m benchmarks.{name}`, seed {stored['seed']}, {stored['date'][:10]}, commit {commit}, {threads}, "

@@ -38,7 +38,7 @@ CASES = [
     for structure in STRUCTURES
     for layer in LAYERS
     for inputs in FEWER_INPUTS.get(structure, INPUTS)
-    if layer != "sparse" or inputs in ("categorical", "mixed")
+    if layer != "sparse" or inputs == "mixed"
 ]
 DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bernoulli")]
 

@@ -172,6 +172,8 @@ def example_evidence(circuit: Circuit, kind: str, *, batch: int = 3, seed: int =
     if discrete.any() and not (roles == _SOFT).any():
         roles[-1, discrete.nonzero()[-1]] = _SOFT
     log_weights = _example_weights(circuit, roles == _SOFT, 30.0 if kind == "spread" else 1.5, generator)
+    if kind == "spread":
+        log_weights = log_weights + 25.0 * log_weights.sign()
     if kind == "impossible":
         variable = discrete.nonzero()[0]
         roles[0, variable], log_weights[0, variable] = _SOFT, -torch.inf

@@ -53,6 +53,14 @@ def assert_same_run(a: tuple[dict, learning.History], b: tuple[dict, learning.Hi
     assert (a[1].best_epoch, a[1].initial_valid_loss) == (b[1].best_epoch, b[1].initial_valid_loss)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where the tests run in the background, whose processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("update", [0, BATCHES - 1, BATCHES + 1])
 @pytest.mark.parametrize("learner", LEARNERS, ids=names)
 def test_ctrl_c_saves_after_the_batch(
