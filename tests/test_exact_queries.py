@@ -40,6 +40,17 @@ CASES = [
     for inputs in FEWER_INPUTS.get(structure, INPUTS)
     if layer != "sparse" or inputs == "mixed"
 ]
+LONG = [pytest.mark.campaign]  # of one family only, beside "mixed", on the paths that round
+COMBINATIONS = [
+    pytest.param(
+        case,
+        path,
+        id=f"{case}-{path}",
+        marks=LONG if path != "scaled float64" and case.inputs in ("bernoulli", "gaussian") else (),
+    )
+    for case in CASES
+    for path in PATHS
+]
 DISCRETE_CASES = [case for case in CASES if case.inputs in ("categorical", "bernoulli")]
 
 
@@ -85,8 +96,7 @@ def seed_of(case: Case, path: str) -> int:
     return 7 * CASES.index(case) + list(PATHS).index(path)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "path"), COMBINATIONS)
 def test_every_combination_equals_enumeration(case: Case, path: str, use_path) -> None:
     dtype, seed = use_path(path), seed_of(case, path)
     weights = WEIGHTS[seed % len(WEIGHTS)]
