@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import pcircuits as pc
 from pcircuits import structures, testing
 from pcircuits.operations.signed import SignedFunction
-from tests.test_io_fuzz import JSON, load_changed, places, replaced, signed
+from tests.test_io_fuzz import JSON, load_changed, signed, with_a_field_replaced
 
 DESCRIPTION = "circuit.json"
 
@@ -172,13 +172,7 @@ def test_any_field_may_hold_anything(
 ) -> None:
     """A FormatError or a circuit that answers."""
     path = folders[name] / DESCRIPTION
-    stored = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "checksum"}
-    found = [place for place in places(stored) if place[:1] != ("library",)]
-    if by_another_field:
-        new = stored
-        for key in found[(where * 31) % len(found)]:
-            new = new[key]
-    loaded = load_changed(path, signed(replaced(stored, found[where % len(found)], new)))
+    loaded = load_changed(path, with_a_field_replaced(path, where, new, by_another_field))
     if loaded is not None and not isinstance(loaded, SignedFunction):
         assert not loaded.condition(pc.Evidence.nothing(1, loaded.num_variables)).log_evidence.isnan().any()
 

@@ -107,6 +107,17 @@ def signed(stored: Any) -> bytes:
     return json.dumps(stored | checksum if isinstance(stored, dict) else stored).encode()
 
 
+def with_a_field_replaced(path: Path, where: int, new: Any, by_another_field: bool) -> bytes:
+    """A description with `new`, or another of its own fields, in a place; signed again."""
+    stored = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "checksum"}
+    found = [place for place in places(stored) if place[:1] != ("library",)]
+    if by_another_field:
+        new = stored
+        for key in found[(where * 31) % len(found)]:
+            new = new[key]
+    return signed(replaced(stored, found[where % len(found)], new))
+
+
 @settings(max_examples=300)
 @given(st.sampled_from(list(CIRCUITS)), st.integers(0, 2**16), JSON, st.booleans())
 @example("mixed", 0, [], False)
@@ -115,13 +126,7 @@ def test_any_field_may_hold_anything(
 ) -> None:
     """Signed again, so that nothing but the loader's own checks stand in the way."""
     path = folders[name] / DESCRIPTION
-    stored = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "checksum"}
-    found = [place for place in places(stored) if place[:1] != ("library",)]
-    if by_another_field:
-        new = stored
-        for key in found[(where * 31) % len(found)]:
-            new = new[key]
-    content = signed(replaced(stored, found[where % len(found)], new))
+    content = with_a_field_replaced(path, where, new, by_another_field)
     loaded = load_changed(path, content)
     if loaded is not None:
         assert fits(json.loads(content), SCHEMA, SCHEMA)
