@@ -32,6 +32,7 @@ FEWER_INPUTS = {
     "quad_graph": ("categorical", "mixed"),
     "quad_tree": ("mixed",),
     "poon_domingos": ("mixed",),
+    "nested": ("mixed",),
 }
 CASES = [
     Case(structure, layer, inputs)

@@ -48,6 +48,34 @@ def test_regions_of_one_height_do_not_overlap() -> None:
         assert all(b - a > 0.99 for a, b in itertools.pairwise(level))
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_dot_has_the_nodes_and_edges_of_the_region_graph(name: str) -> None:
+    graph = example_graph(name, 5)
+    first, *lines, last = plot.dot(graph).split("\n")
+    assert (first, last) == ("digraph {", "}")
+    edges = [tuple(line[3:-2].split('" -> "')) for line in lines if "->" in line]
+    nodes = {line[3 : line.index('"', 3)]: line for line in lines if "->" not in line}
+    wanted = graph.to_networkx()
+
+    def named(node: Any) -> str:
+        return "{}.{}".format(*node) if isinstance(node, tuple) else str(node)
+
+    assert set(nodes) == {named(node) for node in wanted} and len(nodes) + len(edges) == len(lines)
+    assert sorted(edges) == sorted((named(a), named(b)) for a, b in wanted.edges)
+    for number, region in enumerate(graph.regions):
+        label = f"x{region.variables[0]}" if region.is_input else "+"
+        assert f'label="{label}"' in nodes[str(number)]
+
+
+def test_dot_of_a_circuit_names_its_families() -> None:
+    shown = plot.dot(pc.Circuit(pc.structures.factorized(2), [pc.Gaussian(), pc.Categorical(3)], num_units=2))
+    assert r'label="x0\nGaussian(' in shown and r'label="x1\nCategorical(num_categories=3)"' in shown
+    pairs = pc.structures.grouped(pc.structures.factorized(1), [[0, 1]])
+    assert 'label="x0, x1"' in plot.dot(pairs)
+    with pytest.raises((pc.StructureError, TypeError), match="RegionGraph"):
+        plot.dot("a circuit")
+
+
 def test_samples_as_rows_and_as_images() -> None:
     circuit = example_circuit(num_variables=6)
     assert plot.samples(circuit, 5, generator=torch.Generator().manual_seed(0)).images[0].get_array().shape == (5, 6)

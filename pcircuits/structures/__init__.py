@@ -10,6 +10,7 @@ from pcircuits.structures.grouped import grouped
 from pcircuits.structures.hclt import hclt
 from pcircuits.structures.latent_tree import latent_tree
 from pcircuits.structures.mutual_information import mutual_information
+from pcircuits.structures.nested import nested
 from pcircuits.structures.poon_domingos import poon_domingos
 from pcircuits.structures.quad_graph import quad_graph
 from pcircuits.structures.quad_tree import quad_tree
@@ -35,6 +36,7 @@ __all__ = [
     "image",
     "latent_tree",
     "mutual_information",
+    "nested",
     "poon_domingos",
     "quad_graph",
     "quad_tree",

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 from pcircuits.errors import DataError, ShapeError
+from pcircuits.structures.factorized import factorized
 from pcircuits.structures.generalized_hmm import generalized_hmm
 from pcircuits.structures.hclt import hclt
+from pcircuits.structures.nested import nested
 from pcircuits.structures.quad_graph import quad_graph
-from pcircuits.structures.region_graph import Partition, Region, RegionGraph
+from pcircuits.structures.region_graph import RegionGraph
 from pcircuits.structures.validation import require_integer
 
 
@@ -22,17 +24,8 @@ def image(height: int, width: int, channels: int = 1, *, num_units: int | None =
     if channels == 1:
         return pixels
     count = height * width
-    regions = [Region.input(channel * count + pixel) for pixel in range(count) for channel in range(channels)]
-    places: list[int] = []
-    for region in pixels.regions:
-        if region.is_input:
-            first = region.variables[0] * channels
-            regions.append(Region.split(range(first, first + channels)))
-        else:
-            parts = [Partition(tuple(places[child] for child in part.children)) for part in region.partitions]
-            regions.append(Region(tuple(parts)))
-        places.append(len(regions) - 1)
-    return RegionGraph(tuple(regions), num_units=num_units, default_layer=pixels.default_layer)
+    one_pixel = factorized(channels)
+    return nested(pixels, [one_pixel] * count, [range(pixel, channels * count, count) for pixel in range(count)])
 
 
 def sequence(length: int, features: int = 1, *, num_units: int | None = None) -> RegionGraph:

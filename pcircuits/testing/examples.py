@@ -36,6 +36,14 @@ __all__ = [
 ]
 
 
+def _nested_pairs(num_variables: int, seed: int) -> RegionGraph:
+    """Pairs of variables that lie apart, below a structure of two repetitions."""
+    variables = random.Random(seed).sample(range(num_variables), num_variables)
+    groups = [variables[v : v + 2] for v in range(0, num_variables, 2)]
+    above = structures.rat(len(groups), min(1, len(groups) - 1), num_repetitions=2, seed=seed)
+    return structures.nested(above, [structures.chain(len(group)) for group in groups], groups)
+
+
 # One row a structure, from a number of variables and a seed.
 _BUILDERS: dict[str, Callable[[int, int], RegionGraph]] = {
     "chain": lambda n, seed: structures.chain(n),
@@ -51,6 +59,7 @@ _BUILDERS: dict[str, Callable[[int, int], RegionGraph]] = {
     "poon_domingos": lambda n, seed: structures.poon_domingos(*_image(n), delta=1 + seed % 2),
     "generalized_hmm": lambda n, seed: structures.generalized_hmm((n + 1) // 2, _pairs(n)),
     "tensor_train": lambda n, seed: structures.tensor_train(n),
+    "nested": _nested_pairs,
 }
 STRUCTURES = tuple(_BUILDERS)
 

@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcircuits as pc
@@ -84,6 +84,54 @@ def test_channels_of_an_image_meet_in_their_pixel() -> None:
     assert pc.check(circuit).normalised
 
 
+@settings(max_examples=15)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+def test_parts_keep_their_splits_over_their_variables(num_parts: int, size: int, seed: int) -> None:
+    groups = np.random.default_rng(seed).permutation(num_parts * size).reshape(num_parts, size).tolist()
+    outer = structures.random_binary_tree(num_parts, seed=seed, num_units=3)
+    parts = [structures.random_latent_tree(size, seed=seed + g) for g in range(num_parts)]
+    graph = structures.nested(outer, parts, groups)
+    assert graph.num_units == 3 and graph.default_layer == outer.default_layer
+
+    def splits(of: pc.RegionGraph, names: list[tuple[int, ...]]) -> list[list[list[int]]]:
+        """The scopes of each partition's children, were variable v the set `names[v]`."""
+
+        def scope(region: int) -> list[int]:
+            return sorted(x for v in of.scope(region) for x in names[v])
+
+        return [sorted(scope(child) for child in p.children) for r in of.regions for p in r.partitions]
+
+    inner = [s for part, group in zip(parts, groups, strict=True) for s in splits(part, [(v,) for v in group])]
+    everything = splits(graph, [(v,) for v in range(num_parts * size)])
+    assert sorted(everything) == sorted([*inner, *splits(outer, list(map(tuple, groups)))])
+
+
+def test_nested_parts_take_variables_in_turn_and_each_input_region_has_its_own_copy() -> None:
+    outer = pc.RegionGraph((Region.input(0), Region.input(0), Region.input(1), Region.split((0, 2), (1, 2))))
+    graph = structures.nested(outer, [structures.factorized(2), structures.factorized(1)])
+    assert [r.variables for r in graph.regions if r.is_input] == [(0,), (1,), (0,), (1,), (2,)]
+    assert [graph.scope(c) for p in graph.regions[-1].partitions for c in p.children] == [(0, 1), (2,)] * 2
+    joint = structures.nested(structures.chain(2), [structures.grouped(structures.chain(1), [[1, 0]])] * 2)
+    assert [r.variables for r in joint.regions if r.is_input] == [(1, 0), (3, 2)]
+
+
+def test_a_nested_circuit_is_the_composition_by_hand() -> None:
+    """Two hidden trees below a product: each a mixture over its own latent, mixed again above."""
+    graph = structures.nested(structures.factorized(2), [structures.factorized(2), structures.factorized(1)])
+    circuit = pc.Circuit(graph, pc.Categorical(2), num_units=3, layer="cp-t", seed=0, dtype=torch.float64)
+    prepared, rows = circuit.requires_grad_(False).prepared(), circuit.plan.rows
+
+    def read(region: int, name: str) -> torch.Tensor:
+        group, row = rows[region, ""]
+        return getattr(prepared[group], name)[row]
+
+    for x in torch.cartesian_prod(*[torch.arange(2)] * 3):
+        table = {r: read(r, "log").exp()[:, x[v]] for r, v in ((0, 0), (1, 1), (3, 2))}
+        first, second = read(2, "linear") @ (table[0] * table[1]), read(4, "linear") @ table[3]
+        exact = read(5, "linear") @ (first * second)
+        assert float(circuit.log_prob(x.view(1, -1)).exp()) == pytest.approx(float(exact), abs=1e-14)
+
+
 def test_a_table_joins_columns_that_depend_on_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     a, c = torch.randn(400, 2, generator=generator).unbind(1)
@@ -125,11 +173,33 @@ def test_smoothing_of_a_table_distrusts_many_values() -> None:
         (lambda: structures.tensor_train(0), pc.StructureError, "num_variables"),
         (lambda: structures.random_latent_tree(3, seed=-1), pc.StructureError, "seed"),
         (lambda: structures.image(2, 2, 0), pc.StructureError, "channels"),
+        (lambda: structures.nested(structures.chain(2), [structures.chain(1)]), pc.StructureError, "got 1 parts"),
+        (lambda: structures.nested(structures.chain(1), ["chain"]), (pc.StructureError, TypeError), "chain"),
+        (
+            lambda: structures.nested(structures.chain(1), [structures.chain(2)], [[0]]),
+            pc.StructureError,
+            r"\[2\]; got \[1\]",
+        ),
+        (
+            lambda: structures.nested(structures.chain(1), [structures.chain(2)], [[0, 2]]),
+            pc.StructureError,
+            r"groups\[1\]",
+        ),
+        (
+            lambda: structures.nested(structures.grouped(structures.chain(1), [[0, 1]]), [structures.chain(1)] * 2),
+            pc.StructureError,
+            "one variable each",
+        ),
+        (
+            lambda: structures.nested(structures.chain(1), [structures.chow_liu(torch.eye(2).long())]),
+            pc.StructureError,
+            "observed latents",
+        ),
         (lambda: structures.table(torch.zeros(0, 2)), pc.ShapeError, "table"),
         (lambda: structures.table(torch.full((2, 2), torch.inf)), pc.DataError, "finite"),
     ],
 )
-def test_bad_arguments(build, error: type[Exception], message: str) -> None:
+def test_bad_arguments(build, error: type[Exception] | tuple[type[Exception], ...], message: str) -> None:
     with pytest.raises(error, match=message):
         build()
 
