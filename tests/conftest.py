@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests import shape_checks
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 torch.set_num_threads(1)
+shape_checks.install()
 
 
 class _TorchRandom:
