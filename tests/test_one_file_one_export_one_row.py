@@ -32,7 +32,7 @@ def copy_of_the_package(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "pcircuits", folder / "pcircuits", ignore=ignored)
     shutil.copytree(ROOT / "tests" / "distributions", folder / "tests" / "distributions", ignore=ignored)
-    for name in ("tests/conftest.py", "pyproject.toml"):
+    for name in ("tests/conftest.py", "tests/shape_checks.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "pcircuits_diffusion").mkdir()
 

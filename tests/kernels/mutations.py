@@ -25,7 +25,7 @@ class Mutation(NamedTuple):
 def copy_of_the_tests(folder: Path) -> None:
     for name in ("pcircuits", "tests/kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/shape_checks.py"):
         shutil.copy(ROOT / name, folder / name)
 
 
