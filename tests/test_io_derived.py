@@ -51,6 +51,9 @@ CIRCUITS = {
     "marginal of a product": lambda: pc.marginalize(pc.multiply(hmm(0), hmm(1)), [1, 3]),
     "conditional of a conditional": lambda: pc.condition(pc.condition(hmm(1), {1: 2}), {0: 3}),
     "derivative": lambda: pc.differentiate(gaussian(), 1),
+    "mixture of squares": lambda: pc.mixture(
+        [pc.square(signed_circuit()), pc.square(signed_circuit(layer="cp-t"))], [1.0, 2.0]
+    ),
     "mixture": lambda: pc.mixture([hmm(0), pc.mixture([hmm(1), hmm(2)]), hmm(3)], [1.0, 3.0, 0.0]),
 }
 

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/heads.md runs as it stands; one that cannot says why in
+"""Every Python block of the README, docs/heads.md and docs/features.md runs as it stands; one that cannot says why in
 `<!-- not executed: reason -->`.
 """
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs" / "heads.md"]
+PAGES = [README, ROOT / "docs" / "heads.md", ROOT / "docs" / "features.md"]
 BLOCK = re.compile(
     r"^(?:<!-- not executed: (?P<reason>[^\n]+?) -->\n+)?```python[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
 )

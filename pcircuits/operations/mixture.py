@@ -10,12 +10,16 @@ from torch import nn
 
 from pcircuits.circuit import Circuit
 from pcircuits.errors import ParameterError, ShapeError, StructureError
-from pcircuits.evidence import describe
+from pcircuits.evidence import Evidence, describe
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, unit_rows
 from pcircuits.operations.multiply import is_signed
+from pcircuits.operations.signed import SignedFunction
+from pcircuits.operations.signed_posterior import SignedPosterior
+from pcircuits.posterior import Posterior
 from pcircuits.semirings import SumWeights
 from pcircuits.types import Float, Tensor
+from pcircuits.workspace import Workspace
 
 
 class ComponentRecipe(NamedTuple):
@@ -53,15 +57,31 @@ class MixtureCircuit(DerivedCircuit):
         return rows[0] if len(rows) == 1 else join_units(rows)
 
 
+class SquaredMixtureCircuit(MixtureCircuit):
+    """A mixture with squares of signed circuits among its components: a sum of squares (Loconte et al. 2025). Its log
+    evidence is that of the components, mixed, so that none of it cancels.
+    """
+
+    def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
+        self._validate(evidence)
+        each = torch.stack([source.condition(evidence).log_evidence for source in self.sources])
+        shares = self.log_shares.double().log_softmax(0)
+        return SignedPosterior(self, evidence, (each + shares.unsqueeze(1)).logsumexp(0))
+
+    def _log_total(self) -> Float[Tensor, ""]:
+        return torch.zeros((), dtype=torch.float64, device=self.device)
+
+
 def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None = None) -> MixtureCircuit:
     """The mixture `sum_m shares_m p_m(x)` of circuits over the same variables, as one circuit: their structures, layers
-    and numbers of units may differ. Its queries are exact, and cost what those of all components cost.
+    and numbers of units may differ. Its queries are exact, and cost what those of all components cost. Squares of
+    signed circuits are components too: a sum of squares.
 
     Args:
         shares: of the components, (M,), not negative; they are divided by their sum. Equal if left out.
 
     Raises:
-        StructureError: no circuit, circuits of other inputs, dtypes or devices, or one with negative weights.
+        StructureError: no circuit, circuits of other inputs, dtypes or devices, or one whose values may be negative.
         ShapeError, ParameterError: other than one share a circuit, or shares that are negative, not finite or all zero.
     """
     circuits = list(circuits)
@@ -69,8 +89,8 @@ def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None
         raise StructureError(f"`circuits` must be at least one circuit, and nothing else; got {circuits!r:.80}")
     first = circuits[0]
     for n, circuit in enumerate(circuits):
-        if is_signed(circuit):
-            raise StructureError(f"circuit {n} has negative weights: a mixture needs distributions")
+        if isinstance(circuit, SignedFunction):
+            raise StructureError(f"circuit {n} may be negative: a mixture needs distributions; its square is one")
         if circuit.inputs != first.inputs:
             raise StructureError(f"circuit {n} has other variables or input families than circuit 0")
         if (circuit.dtype, circuit.device) != (first.dtype, first.device):
@@ -81,7 +101,8 @@ def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None
         raise ShapeError(f"`shares` must have shape ({len(circuits)},), got {describe(given)}")
     if not (given >= 0).all() or given.isinf().any() or not given.any():
         raise ParameterError(f"`shares` must be finite, not negative and not all zero; got {given.tolist()}")
-    return MixtureCircuit(circuits, given)
+    kind = SquaredMixtureCircuit if any(map(is_signed, circuits)) else MixtureCircuit
+    return kind(circuits, given)
 
 
 def _side_by_side(circuits: Sequence[Circuit]) -> list[Piece]:
