@@ -64,7 +64,8 @@ class SquaredMixtureCircuit(MixtureCircuit):
 
     def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
         self._validate(evidence)
-        each = torch.stack([source.condition(evidence).log_evidence for source in self.sources])
+        sources = [source for source in self.sources if isinstance(source, Circuit)]
+        each = torch.stack([source.condition(evidence).log_evidence for source in sources])
         shares = self.log_shares.double().log_softmax(0)
         return SignedPosterior(self, evidence, (each + shares.unsqueeze(1)).logsumexp(0))
 
