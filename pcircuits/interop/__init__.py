@@ -3,6 +3,7 @@
 from pcircuits.interop.cnf import compile_cnf
 from pcircuits.interop.jpc import read_jpc
 from pcircuits.interop.nnf import read_nnf, write_nnf
+from pcircuits.interop.psdd import write_psdd
 from pcircuits.interop.sdd import read_psdd, read_sdd
 
-__all__ = ["compile_cnf", "read_jpc", "read_nnf", "read_psdd", "read_sdd", "write_nnf"]
+__all__ = ["compile_cnf", "read_jpc", "read_nnf", "read_psdd", "read_sdd", "write_nnf", "write_psdd"]

@@ -4,7 +4,7 @@ import torch
 
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import LEAST_PROBABILITY, Categorical
-from pcircuits.errors import FormatError, ParameterError
+from pcircuits.errors import FormatError, ParameterError, StructureError
 from pcircuits.interop.logic_nodes import FALSE, Node, Nodes
 from pcircuits.layers import ParameterGroup, SumGroup
 from pcircuits.structures import Region, RegionGraph
@@ -36,6 +36,19 @@ def circuit_of(nodes: Nodes, root: int, dtype: torch.dtype) -> Circuit:
     for name, group in circuit.named_groups():
         _set(group, torch.tensor([rows[name][row] for row in range(len(rows[name]))], dtype=dtype).unsqueeze(1))
     return circuit
+
+
+def require_formula(circuit: Circuit) -> None:
+    """What files of formulas can hold.
+
+    Raises:
+        StructureError: more than one unit a region, or variables of other than two values.
+    """
+    blocks = circuit.plan.blocks
+    if any(block.num_units * max(1, block.num_children) > 1 and block.kind != "mixing" for block in blocks):
+        raise StructureError("a formula has one node a region; this circuit has several units")
+    if any(family.num_categories != 2 for family in circuit.inputs):
+        raise StructureError(f"a formula has variables of two values; this circuit has {circuit.inputs}")
 
 
 def _owners(nodes: list[Node], root: int) -> list[int]:

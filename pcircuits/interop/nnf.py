@@ -8,9 +8,9 @@ import os
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.errors import FormatError, StructureError
+from pcircuits.errors import FormatError
 from pcircuits.files import write_atomically
-from pcircuits.interop.logic_circuit import circuit_of
+from pcircuits.interop.logic_circuit import circuit_of, require_formula
 from pcircuits.interop.logic_lines import Line, at, read_lines, reading, require_header
 from pcircuits.interop.logic_nodes import FALSE, TRUE, Nodes
 
@@ -127,11 +127,8 @@ def write_nnf(circuit: Circuit, path: str | os.PathLike) -> None:
     Raises:
         StructureError: more than one unit a region, or variables of other than two values.
     """
+    require_formula(circuit)
     plan, prepared = circuit.plan, circuit.prepared()
-    if any(block.num_units * max(1, block.num_children) > 1 and block.kind != "mixing" for block in plan.blocks):
-        raise StructureError("a formula has one node a region; this circuit has several units")
-    if any(family.num_categories != 2 for family in circuit.inputs):
-        raise StructureError(f"a formula has variables of two values; this circuit has {circuit.inputs}")
     text, numbers = _Text(), list[int]()
     for block, place in zip(plan.blocks, plan.places, strict=True):
         children = [numbers[child] for child in block.children]

@@ -152,7 +152,9 @@ class RandomPsdd:
 def psdd_values(text: str, x: torch.Tensor) -> torch.Tensor:
     """The value of a PSDD's root on each row, as the format defines it."""
     values: dict[int, torch.Tensor] = {}
-    for line in text.splitlines()[2:]:
+    for line in text.splitlines():
+        if line.startswith(("c", "psdd")):
+            continue
         kind, number, _, *rest = line.split()
         if kind == "D":
             triples = [rest[1:][n : n + 3] for n in range(0, len(rest) - 1, 3)]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcircuits as pc
-from pcircuits.interop import compile_cnf, read_nnf, read_psdd, read_sdd, write_nnf
+from pcircuits.interop import compile_cnf, read_nnf, read_psdd, read_sdd, write_nnf, write_psdd
 from pcircuits.testing.enumeration import Enumeration
 from tests.interop.formulas import Decisions, RandomPsdd, cnfs, dimacs, psdd_values, satisfies, worlds, write
 
@@ -138,6 +138,85 @@ def test_psdds_keep_their_parameters(tmp_path_factory: pytest.TempPathFactory, s
     assert torch.allclose(circuit.log_prob(worlds(count)).exp(), psdd_values(made.psdd, worlds(count)), atol=1e-12)
     found = pc.check(circuit)
     assert found.structured_decomposable and found.deterministic and found.normalised
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 1 << 16), st.integers(1, 6))
+def test_a_written_psdd_has_the_parameters_of_its_text(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int
+) -> None:
+    made, folder = RandomPsdd(seed, count), tmp_path_factory.mktemp("psdd")
+    circuit = learned(read_psdd(*write(folder, psdd=made.psdd, vtree=made.vtree)), seed)
+    write_psdd(circuit, folder / "a.psdd", folder / "a.vtree")
+    exact = circuit.log_prob(worlds(count)).detach()
+    assert torch.allclose(psdd_values((folder / "a.psdd").read_text(), worlds(count)), exact.exp(), atol=1e-12)
+    again = read_psdd(folder / "a.psdd", folder / "a.vtree")
+    assert torch.allclose(again.log_prob(worlds(count)), exact, rtol=0, atol=1e-12)
+    write_psdd(again, folder / "b.psdd", folder / "b.vtree")
+    assert (folder / "a.vtree").read_text() == (folder / "b.vtree").read_text()
+
+
+@settings(max_examples=5)
+@given(cnfs(max_variables=6), st.sampled_from(VTREES), st.integers(0, 99))
+def test_a_compiled_formula_is_written_as_psdd_with_what_it_learned(
+    tmp_path_factory: pytest.TempPathFactory, formula: tuple[list[list[int]], int], vtree: str, seed: int
+) -> None:
+    clauses, count = formula
+    if not satisfies(clauses, worlds(count)).any():
+        return
+    folder = tmp_path_factory.mktemp("psdd")
+    circuit = learned(compile_cnf(clauses, num_variables=count, vtree=vtree), seed)
+    write_psdd(circuit, folder / "a.psdd", folder / "a.vtree")
+    found = psdd_values((folder / "a.psdd").read_text(), worlds(count))
+    assert torch.allclose(found, circuit.log_prob(worlds(count)).detach().exp(), atol=1e-12)
+    tree = sdd.Vtree.from_file(str(folder / "a.vtree"))
+    assert tree.var_count() == count
+    again = read_psdd(folder / "a.psdd", folder / "a.vtree")
+    assert pc.model_count(again) == pc.model_count(circuit) and pc.check(again).structured_decomposable
+
+
+def one_unit(regions: list[pc.structures.Region]) -> pc.Circuit:
+    return pc.Circuit(pc.RegionGraph(tuple(regions)), pc.Categorical(2), num_units=1, layer="sparse", seed=0)
+
+
+def test_what_is_no_psdd_is_refused_by_name(tmp_path: Path) -> None:
+    region = pc.structures.Region
+    inputs = [region.input(v) for v in range(3)]
+    two_ways = [*inputs, region.split((0, 1)), region.split((1, 2)), region.split((3, 2), (0, 4))]
+    same_primes = [*inputs[:2], region.input(1), region.split((0, 1), (0, 2))]
+    circuits = {
+        "several units": pc.HMM(2, 2, 3, seed=0),
+        "two values": pc.Circuit(pc.structures.factorized(2), pc.Categorical(3), num_units=1),
+        "3 factors": one_unit([*inputs, region.split((0, 1, 2))]),
+        r"split into \[\[0\], \[1, 2\]\] and into \[\[0, 1\], \[2\]\]": one_unit(two_ways),
+        r"primes .* of the variables \[0\]": one_unit(same_primes),
+        "derived": pc.square(one_unit([*inputs[:2], region.split((0, 1))])),
+    }
+    for message, circuit in circuits.items():
+        with pytest.raises(pc.StructureError, match=message):
+            write_psdd(circuit, tmp_path / "x.psdd", tmp_path / "x.vtree")
+    assert not list(tmp_path.iterdir())
+
+
+def test_psdds_of_one_variable(tmp_path: Path) -> None:
+    one = pc.Circuit(pc.structures.factorized(1), pc.Bernoulli(), num_units=1, seed=0, dtype=torch.float64)
+    write_psdd(one, tmp_path / "one.psdd", tmp_path / "one.vtree")
+    again = read_psdd(tmp_path / "one.psdd", tmp_path / "one.vtree")
+    assert torch.allclose(again.log_prob(worlds(1)), one.log_prob(worlds(1)), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        one.group("input_0").logit.fill_(60.0)  # 1 to every digit, and yet 0 is possible
+    write_psdd(one, tmp_path / "one.psdd", tmp_path / "one.vtree")
+    again = read_psdd(tmp_path / "one.psdd", tmp_path / "one.vtree")
+    assert torch.allclose(again.log_prob(worlds(1)), one.log_prob(worlds(1)), rtol=0, atol=1e-9)
+
+
+@pytest.mark.campaign
+def test_psdds_of_long_vtrees(tmp_path: Path) -> None:
+    chain = pc.Circuit(pc.structures.chain(1100), pc.Categorical(2), num_units=1, seed=0, dtype=torch.float64)
+    write_psdd(chain, tmp_path / "long.psdd", tmp_path / "long.vtree")
+    x = torch.randint(0, 2, (2, 1100), generator=torch.Generator().manual_seed(0))
+    again = read_psdd(tmp_path / "long.psdd", tmp_path / "long.vtree")
+    assert torch.allclose(again.log_prob(x), chain.log_prob(x), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(6))
