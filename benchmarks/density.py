@@ -5,10 +5,12 @@ that papers report. Every candidate setting is trained with the first seed; each
 validation log-likelihood is best, and gets the other seeds. "mixture" has all models of a seed as components, in the
 shares that suit the validation rows best. The test rows choose nothing. The other libraries get the first seed only.
 
-An interrupted run goes on where it stopped (`--work`); `--collect` trains nothing and writes what is there.
+An interrupted run goes on where it stopped (`--work`); `--collect` trains nothing and writes what is there. A run of
+some of the sets (`--data`) leaves what is written of the others; each set says which commit it was trained with.
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,33 +33,18 @@ CANDIDATES: dict[str, dict[str, list[Options]]] = {
     },
     "plants": {"LearnSPN": [{"min_rows": 100}]},
     "dna": {
-        "HCLT": [
-            {"num_units": 16, "pseudocount": 1e-2, "epochs": 50},
-            {"num_units": 32, "pseudocount": 1e-3, "epochs": 50},
-        ],
-        "HCLT, several starts": [{"num_units": 16, "pseudocount": 1e-3, "epochs": 40, "starts": 4}],
-        "LearnSPN, bagged": [{"min_rows": 100, "bags": 5}],
+        "mixture of HCLTs": [{"components": 3, "num_units": 8, "pseudocount": 1e-3}],
+        "HCLT": [{"num_units": 32, "pseudocount": 1e-3, "epochs": 50}],
     },
     "jester": {
         "LearnSPN": [{"min_rows": 100}],
-        "HCLT": [
-            {"num_units": 16, "pseudocount": 1e-2, "epochs": 15},
-            {"num_units": 16, "pseudocount": 1e-3, "epochs": 40},
-        ],
+        "HCLT": [{"num_units": 16, "pseudocount": 1e-3, "epochs": 40}],
     },
     "baudio": {
         "LearnSPN": [{"min_rows": 100}],
-        "HCLT": [
-            {"num_units": 16, "pseudocount": 1e-2, "epochs": 15},
-            {"num_units": 16, "pseudocount": 1e-3, "epochs": 40},
-        ],
+        "HCLT": [{"num_units": 16, "pseudocount": 1e-3, "epochs": 40}],
     },
-    "accidents": {
-        "HCLT": [
-            {"num_units": 32, "pseudocount": 1e-3, "epochs": 20},
-            {"num_units": 64, "pseudocount": 1e-3, "epochs": 40},
-        ]
-    },
+    "accidents": {"HCLT": [{"num_units": 64, "pseudocount": 1e-3, "epochs": 40}]},
 }
 PEER_OPTIONS = {"num_units": 16, "repetitions": 4, "learning_rate": 0.02, "epochs": 20, "patience": 3}
 REDUCED: dict[str, dict[str, list[Options]]] = {
@@ -96,6 +83,20 @@ def results(
         "sets": {name: _of_set(work, name, families, seeds, peers) for name, families in candidates.items()},
         "missing": missing,
     }
+
+
+def with_earlier(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The results with those sets of the file, if there is one, that this run was not asked for."""
+    now = record.provenance()
+    new = {name: {**of, "commit": now["commit"], "date": now["date"]} for name, of in found["sets"].items()}
+    if not path.is_file():
+        return {**found, "sets": new}
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    origin = {"commit": stored["commit"], "date": stored["date"]}
+    sets = {name: {**origin, **of} for name, of in stored["results"]["sets"].items()} | new
+    missing = [of for of in stored["results"]["missing"] if of.partition(",")[0] not in new]
+    ordered = {name: sets[name] for name in debd.NAMES if name in sets}
+    return {"sets": ordered, "missing": [*missing, *found["missing"]]}
 
 
 def _of_set(work: Work, name: str, families: Mapping[str, list[Options]], seeds: range, peers: Options) -> Any:
@@ -203,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     peers = {**PEER_OPTIONS, "num_units": 4, "epochs": 2} if options.reduced else PEER_OPTIONS
     if not options.collect:
         train(work, candidates, seeds, peers)
-    found = results(work, candidates, seeds, peers)
+    found = with_earlier(results(work, candidates, seeds, peers), options.out / f"density{suffix}.json")
     print(density_tables.plain(found["sets"]))
     print("Not trained: " + ("; ".join(found["missing"]) or "nothing"))
     stored = {"reduced": options.reduced, "threads": 1, "peers": record.peer_versions(options.peers), **found}

@@ -41,6 +41,15 @@ def summary(sets: Sets) -> list[list[str]]:
     return found
 
 
+def origins(sets: Sets) -> str:
+    """Which sets were trained with which commit, where there is more than one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, of in sets.items():
+        found.setdefault((str(of["commit"])[:10], of["date"][:10]), []).append(name)
+    parts = [f"{', '.join(names)}: commit {commit}, {date}" for (commit, date), names in found.items()]
+    return f"Trained at different times: {'; '.join(parts)}." if len(parts) > 1 else ""
+
+
 def reaches(log_likelihood: float, mark: float) -> bool:
     return log_likelihood >= mark * (1 + WITHIN)
 

@@ -126,6 +126,8 @@ def _density(found: Results) -> str:
     parts = [markdown(density_tables.summary(sets)), markdown(density_tables.rows(sets))]
     if found["missing"]:
         parts.append(f"Not trained: {'; '.join(found['missing'])}.")
+    if origins := density_tables.origins(sets):
+        parts.append(origins)
     return "\n\n".join(parts)
 
 
