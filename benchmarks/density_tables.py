@@ -55,7 +55,13 @@ def reaches(log_likelihood: float, mark: float) -> bool:
 
 
 def named(model: str, setting: Mapping[str, Any]) -> str:
-    words = {"num_units": "K", "bags": "bags", "starts": "starts", "repetitions": "repetitions"}
+    words = {
+        "num_units": "K",
+        "components": "components",
+        "bags": "bags",
+        "starts": "starts",
+        "repetitions": "repetitions",
+    }
     return ", ".join([model, *(f"{words[key]}={setting[key]}" for key in words if key in setting)])
 
 
