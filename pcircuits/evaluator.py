@@ -9,13 +9,14 @@ import torch
 from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import SumProduct
+from pcircuits.kernels import SumProduct, samples_last, take_rows
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
 from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor
 from pcircuits.workspace import Memory
 
 # Relative width of the bracket around an evidence that is accepted.
+_FEW_UNITS = 16
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
@@ -107,7 +108,8 @@ def evaluate(
     """
     if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
         return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
-    fast = upward(plan, prepared, evidence, Scaled(dtype, memory=memory), recompute=recompute)
+    scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence), memory=memory)
+    fast = upward(plan, prepared, evidence, scaled, recompute=recompute)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
         return Evaluation(fast)
@@ -119,6 +121,14 @@ def evaluate(
         return Evaluation(fast)
     rows = rows[doubtful]
     return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log(), recompute=recompute), rows)
+
+
+def _gains_by_samples_last(plan: Plan, evidence: Evidence) -> bool:
+    """Whether rows of samples are longer than rows of units, of which few leave vector instructions idle."""
+    if plan.chains or evidence.device.type != "cpu":
+        return False
+    units = max(level.num_units for level in plan.levels)
+    return 1 < units <= _FEW_UNITS and evidence.batch_size >= 4 * units
 
 
 def upward(
@@ -343,7 +353,7 @@ class _Parents:
             out = self.memory.scratch("flows", rows, *shape, like=joined)
             if not _has_sum(level) and incoming.target is None:
                 out = self.memory.keep(rows, *shape, like=joined)
-            joined = torch.index_select(joined, 0, incoming.index, out=out)
+            joined = take_rows(joined, incoming.index, out=out)
         elif len(pieces) > 1 and incoming.target is None and self.memory.over(joined) is not None:
             joined = joined.clone()
         if incoming.target is not None:
@@ -423,13 +433,13 @@ def side_by_side(table: Table, records: Sequence[Record]) -> Values:
 def _take_into(x: Tensor, index: Index, memory: Memory, name: str) -> Tensor:
     if not isinstance(index, Tensor):
         return take(x, index)
-    return torch.index_select(x, 0, index, out=memory.scratch(name, len(index), *x.shape[1:], like=x))
+    return take_rows(x, index, out=memory.scratch(name, len(index), *x.shape[1:], like=x))
 
 
 def take(x: Tensor, index: Index) -> Tensor:
     if index is None:
         return x
-    return x[index] if isinstance(index, slice) else x.index_select(0, index)
+    return x[index] if isinstance(index, slice) else take_rows(x, index)
 
 
 def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequence[Tensor]:
@@ -438,6 +448,9 @@ def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequen
         return flows.unbind(0)
     if level.product == "kronecker":
         left, right = (plan.levels[g.parts[0].level].num_units for g in level.children)
+        if samples_last(flows):
+            grid = flows.mT.unflatten(1, (left, right))
+            return grid.sum(2).mT, grid.sum(1).mT
         grid = flows.unflatten(-1, (left, right))
         return grid.sum(-1), grid.sum(-2)
     return [flows]

@@ -4,11 +4,12 @@ import math
 
 import torch
 
+from pcircuits.kernels.layout import shaped
 from pcircuits.types import Tensor
 
 
 class Memory:
-    """Says which tensors results are written into; None leaves that to torch.
+    """Says which tensors results are written into, lying in memory as `like` does; None leaves that to torch.
 
     This one says None always: for results that take part in autograd, and for devices whose allocator keeps what it
     frees.
@@ -37,14 +38,14 @@ class Fresh(Memory):
         self._scratch: dict[str, Tensor] = {}
 
     def keep(self, *shape: int, like: Tensor) -> Tensor:
-        return like.new_empty(shape)
+        return shaped(like.new_empty(math.prod(shape)), shape, like)
 
     def scratch(self, name: str, *shape: int, like: Tensor) -> Tensor:
         size = math.prod(shape)
         found = self._scratch.get(name)
         if found is None or found.dtype != like.dtype or len(found) < size:
             found = self._scratch[name] = like.new_empty(size)
-        return found[:size].view(shape)
+        return shaped(found[:size], shape, like)
 
     def over(self, x: Tensor) -> Tensor:
         return x
@@ -74,7 +75,7 @@ class Workspace(Fresh):
         else:
             block = like.new_empty(_class_of(size))
             self._blocks[block.data_ptr()] = block
-        return block[:size].view(shape)
+        return shaped(block[:size], shape, like)
 
     def release(self, x: Tensor | None) -> None:
         if x is not None and (block := self._blocks.get(x.untyped_storage().data_ptr())) is not None:

@@ -11,11 +11,22 @@ from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
 from pcircuits.distributions.soft import Soft, Weighing, places
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
-from pcircuits.kernels import categorical_counts, categorical_values, choice, finite, logsumexp, power_below, ratio
+from pcircuits.kernels import (
+    categorical_counts,
+    categorical_values,
+    choice,
+    finite,
+    linear_sum,
+    logsumexp,
+    power_below,
+    ratio,
+)
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
 _CHUNK_ELEMENTS = 1 << 22
+_ALIKE = 2.0**10  # largest ratio of values that are rescaled by one power of two
+_DENSE = 0.25  # share of missing values from which on all are treated as missing first
 _FEW = 8  # values that are better compared with each one than looked up
 _LIKELIEST = 256  # values whose weights usually hold the maximum, so that the others need not be looked at
 
@@ -134,20 +145,30 @@ class Discrete(InputFamily):
         return torch.where(soft.unsqueeze(-1), found.values, values), torch.where(soft, found.scale, scale)
 
     def normal_values(
-        self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory, *, samples_last: bool = False
     ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]] | None:
         """Looked up in a table that is rescaled as a whole, where it is smaller than what is looked up."""
-        table, integers = prepared.linear, self._integers(evidence)
-        smaller = len(table) * (self.num_categories + 1) <= integers.numel()
-        if not smaller or choice.on_triton((table,)) or evidence.soft.any():
+        table, complete = prepared.linear, bool(evidence.observed.all())
+        smaller = len(table) * (self.num_categories + 1) <= evidence.values.numel()
+        if not smaller or choice.on_triton((table,)) or (not complete and evidence.soft.any()):
             return None
-        if not evidence.observed.all():  # missing is one more value
+        if not complete:  # missing is one more value
             table = torch.cat([table, self.totals(prepared).unsqueeze(1)], 1)
-            integers = torch.where(evidence.observed, integers, self.num_categories)
-        reciprocal, scale = power_below(table.detach().amax(-1))
+        few = samples_last and table.shape[1] <= _FEW
+        integers = self._integers(evidence, self.num_categories, torch.int8 if few else torch.long)
+        peaks = table.detach().amax(-1)
+        least = peaks.amin(1, keepdim=True)
+        alike = bool((peaks <= _ALIKE * least).all())  # then one power of two serves all values of a variable
+        reciprocal, scale = power_below(least if alike else peaks)
+        table = table * reciprocal.unsqueeze(-1)
+        if alike:
+            scale = scale[rows].expand(integers.shape)
+        else:
+            scale = _gather(scale.unsqueeze(-1), rows, integers).squeeze(-1)
+        if few:
+            return _product_with_one_hot(table, rows, integers, memory), scale
         out = memory.keep(integers.numel(), table.shape[-1], like=table)
-        values = _gather(table * reciprocal.unsqueeze(-1), rows, integers, out)
-        return values, _gather(scale.unsqueeze(-1), rows, integers).squeeze(-1)
+        return _gather(table, rows, integers, out), scale
 
     def totals(self, prepared: Table) -> Float[Tensor, "G K"]:
         """What each unit's values add up to."""
@@ -182,6 +203,8 @@ class Discrete(InputFamily):
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "F B V"]:
         hard = evidence.observed
+        if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
+            return _spread_all(prepared.linear, rows, self._integers(evidence), hard, flows)
         certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
         found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
@@ -217,7 +240,7 @@ class Discrete(InputFamily):
         else:
             counts = _add_up(flows, rows, integers, None if complete else hard, out.view(groups, categories, units)).mT
         if not complete:
-            free = self._free_counts(prepared, rows, evidence, torch.where(hard.unsqueeze(-1), 0.0, flows), exact)
+            free = self._free_counts(prepared, rows, evidence, flows * ~hard.unsqueeze(-1), exact)
             counts = counts + free if out is None else counts.add_(free)
         return {"counts": counts}
 
@@ -314,10 +337,15 @@ class Discrete(InputFamily):
             values = values.index_put(soft.where, means)
         return values
 
-    def _integers(self, evidence: InputEvidence) -> Int[Tensor, "F B"]:
-        """Values, and 0 where there is none."""
-        values = evidence.values if evidence.observed.all() else torch.where(evidence.observed, evidence.values, 0)
-        return values.long()
+    def _integers(
+        self, evidence: InputEvidence, missing: int = 0, dtype: torch.dtype = torch.long
+    ) -> Int[Tensor, "F B"]:
+        """Values, and `missing` where there is none."""
+        values = evidence.values.to(dtype)
+        if evidence.observed.all():
+            return values
+        found = values * evidence.observed
+        return found.add_(evidence.observed.logical_not().to(dtype), alpha=missing) if missing else found
 
     def _by_group(
         self, prepared: Table, rows: Rows, evidence: InputEvidence
@@ -394,6 +422,37 @@ def _gather(
     return torch.index_select(table.flatten(0, 1), 0, index, out=out).view(*values.shape, -1)
 
 
+def _product_with_one_hot(
+    table: Float[Tensor, "G V K"], rows: Rows, values: Int[Tensor, "F B"], memory: Memory
+) -> Float[Tensor, "F B K"]:
+    """As `_gather`, samples last in memory."""
+    batch, (_, categories, units) = values.shape[1], table.shape
+    one_hot = memory.scratch("one_hot", len(rows), categories, batch, like=table)
+    one_hot = _one_hot(values, categories, table.dtype, one_hot)
+    out = memory.keep(len(rows), units, batch, like=table)
+    return torch.bmm(table.mT[rows], one_hot, out=out).mT
+
+
+def _one_hot(
+    values: Int[Tensor, "F B"], categories: int, dtype: torch.dtype, out: Tensor | None = None
+) -> Float[Tensor, "F V B"]:
+    found = values.unsqueeze(1) == torch.arange(categories, device=values.device).view(1, -1, 1)
+    return found.to(dtype) if out is None else out.copy_(found)
+
+
+def _spread_all(
+    table: Float[Tensor, "G V K"],
+    rows: Rows,
+    values: Int[Tensor, "F B"],
+    observed: Bool[Tensor, "F B"],
+    flows: Float[Tensor, "F B K"],
+) -> Float[Tensor, "F B V"]:
+    """Each unit's flow over all values of a variable where it is missing, on its value where it is observed."""
+    found = linear_sum(table[rows], flows)
+    certain = (flows.sum(-1) * observed).unsqueeze(-1)
+    return (found * ~observed.unsqueeze(-1)).scatter_add_(-1, values.unsqueeze(-1), certain)
+
+
 def _add_up(
     flows: Float[Tensor, "F B K"],
     rows: Rows,
@@ -406,9 +465,8 @@ def _add_up(
     """
     groups, categories, units = out.shape
     if categories <= min(_FEW, units) and groups == len(rows):
-        one_hot = values.unsqueeze(1) == torch.arange(categories).view(1, -1, 1)
-        one_hot = one_hot if seen is None else one_hot & seen.unsqueeze(1)
-        return torch.bmm(one_hot.to(flows.dtype), flows, out=out)
+        one_hot = _one_hot(values, categories, flows.dtype)
+        return torch.bmm(one_hot if seen is None else one_hot.mul_(seen.unsqueeze(1)), flows, out=out)
     flows = flows if seen is None else torch.where(seen.unsqueeze(-1), flows, 0.0)
     out.zero_().flatten(0, 1).index_add_(0, _cells(out, rows, values), flows.flatten(0, 1))
     return out

@@ -100,10 +100,10 @@ class InputFamily(ABC):
         return (log_values - peak).exp().to(self.dtype_of(prepared)), peak.squeeze(-1)
 
     def normal_values(
-        self, prepared: Any, rows: Rows, evidence: InputEvidence, memory: Memory
+        self, prepared: Any, rows: Rows, evidence: InputEvidence, memory: Memory, *, samples_last: bool = False
     ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B"]] | None:
-        """As `scaled_values`, largest values in [1, 2) where not all are zero; None where that takes looking at them
-        all.
+        """As `scaled_values`, largest values in [1, 1024] where not all are zero; None where that takes looking at them
+        all. They lie in memory samples last or as it comes.
         """
         return None
 

@@ -11,6 +11,7 @@ from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
 from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+from pcircuits.kernels.layout import samples_last, take_rows
 from pcircuits.kernels.low_rank_sum import reference as low_rank
 from pcircuits.kernels.powers import power_below
 from pcircuits.kernels.product import reference as products
@@ -67,11 +68,13 @@ __all__ = [
     "probabilities",
     "product",
     "ratio",
+    "samples_last",
     "soft_counts",
     "soft_posterior",
     "soft_values",
     "sum_product",
     "sum_product_flow",
+    "take_rows",
     "top_counts",
     "top_posterior",
     "top_values",

@@ -6,6 +6,7 @@ import torch
 
 from pcircuits.distributions.discrete import Discrete
 from pcircuits.evaluator import Evaluation, Pass, downward
+from pcircuits.kernels.layout import shaped
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Float, Tensor
 
@@ -55,10 +56,15 @@ def _variance(moments: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
 
 
 def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:
-    levels = [(level, values) for level, values in _input_posteriors(p)]
-    if len(levels) == 1 and levels[0][0].variables == tuple(range(len(widths))):
-        return _normalised(levels[0][1]).transpose(0, 1)
-    return torch.stack(_per_variable(p), 1)
+    levels = _input_posteriors(p)
+    first, values = levels[0]
+    if len(levels) > 1 or first.variables != tuple(range(len(widths))):
+        block = values.new_zeros(len(widths) * values[0].numel())
+        whole = shaped(block, (len(widths), *values.shape[1:]), like=values)
+        for level, part in levels:
+            whole = whole.index_add(0, torch.tensor(level.variables, device=part.device), part)
+        values = whole
+    return _normalised(values).transpose(0, 1)
 
 
 def _per_variable(p: Pass) -> list[Tensor]:

@@ -24,6 +24,7 @@ from pcircuits.kernels import (
     power_below,
     product,
     ratio,
+    samples_last,
     sum_product,
     sum_product_flow,
 )
@@ -50,18 +51,20 @@ _FACTORS = 4  # products of so many children are rescaled once
 
 
 class Scaled:
-    """Linear values and their log scale. Inputs and products have their maximum in [1, 2) per region and sample, being
-    divided by a power of two; sums, whose weights add up to one, are left as they come.
+    """Linear values and their log scale. Inputs and products are divided by powers of two, so that their maximum per
+    region and sample is at least 1 and not large; sums, whose weights add up to one, are left as they come.
 
     Sums below `floor` may have lost terms to underflow: their samples are marked in `suspect`. With `upper` such
     values are raised to a bound of what they can be, so that the pass yields an upper bound of the root: circuits are
-    monotone in their non-negative values.
+    monotone in their non-negative values. `samples_last` says how values lie in memory.
     """
 
     exact = False
 
-    def __init__(self, dtype: torch.dtype, *, upper: bool = False, memory: Memory | None = None) -> None:
-        self.limits, self.upper = _LIMITS[dtype], upper
+    def __init__(
+        self, dtype: torch.dtype, *, upper: bool = False, samples_last: bool = False, memory: Memory | None = None
+    ) -> None:
+        self.limits, self.upper, self.samples_last = _LIMITS[dtype], upper, samples_last
         self.memory = memory or Memory()
         self.suspect: Bool[Tensor, " B"] | None = None
 
@@ -72,10 +75,10 @@ class Scaled:
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         if evidence.latent is None and not self.upper:
-            found = family.normal_values(prepared, rows, evidence, self.memory)
+            found = family.normal_values(prepared, rows, evidence, self.memory, samples_last=self.samples_last)
             if found is not None:
                 self._mark(found[1] < math.log(self.limits.least_peak))
-                return Values(*found, peak=1.0)
+                return self._lying(Values(*found, peak=1.0))
         raw, scale = family.scaled_values(prepared, rows, evidence, self.memory)
         if (potentials := evidence.latent_of(family.num_variables)) is not None:
             peak = finite(potentials.detach().amax(-1))
@@ -84,7 +87,19 @@ class Scaled:
                 each = torch.arange(len(rows), device=rows.device).unsqueeze(1)
                 return self.hadamard(Values(raw, scale), each, latent.to(raw.dtype))
             raw = raw * latent.exp().to(raw.dtype)
-        return self._rescaled(self._at_least(raw, self.limits.lost), scale)
+        raw = self._at_least(raw, self.limits.lost)
+        return self._lying(self._rescaled(raw, scale, out=self.memory.over(raw)))
+
+    def _lying(self, values: Values) -> Values:
+        if not self.samples_last or samples_last(values.v):
+            return values
+        rows, batch, units = values.v.shape
+        out = self.memory.keep(rows, units, batch, like=values.v)
+        if out is None:
+            return values._replace(v=values.v.mT.contiguous().mT)
+        out.copy_(values.v.mT)
+        self.memory.release(values.v)
+        return values._replace(v=out.mT)
 
     def fuses(self, like: Tensor) -> bool:
         """Whether levels are one operation each; bounds are worked out step by step."""
@@ -129,14 +144,14 @@ class Scaled:
         if not rest:
             return first
         if kind == "kronecker":
-            return self._rescaled(*self._kronecker(first, rest[0]))
+            return self._kronecker(first, rest[0])
         scale = torch.stack([c.s for c in children]).sum(0)
         v, total = first.v, scale
         for n, child in enumerate(rest, start=1):
             out = self._new(v.shape, v) if n == 1 else self.memory.over(v)
             v = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny)
             if n % _FACTORS == 0 or n == len(rest):
-                v, total, *_ = self._rescaled(v, total, mark=False)
+                v, total, *_ = self._rescaled(v, total, mark=False, out=self.memory.over(v))
         self._mark(total - scale < math.log(self.limits.least_peak))  # all rescales together raise what was lost
         return Values(v, total, peak=1.0)
 
@@ -261,7 +276,7 @@ class Scaled:
         if gates is not None or out is None:
             linear = None if gates is None else gates.linear
             return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)
-        counts = self._new(weights.linear.shape, out) if count else None
+        counts = self._new(weights.linear.shape, weights.linear) if count else None
         share = self.memory.scratch("share", *flows.shape, like=flows)
         assert share is not None
         torch.div(flows, raw.v, out=share) if raw.least and self._clean else ratio(flows, raw.v, out=share)
@@ -292,19 +307,33 @@ class Scaled:
         """Whether no sample is marked; asked for on the way down."""
         return self.suspect is None or not bool(self.suspect.any())
 
-    def _kronecker(self, left: Values, right: Values) -> tuple[Tensor, Tensor]:
+    def _kronecker(self, left: Values, right: Values) -> Values:
+        """The factors are rescaled, not their many products, whose maximum is the product of theirs."""
         rows, batch, units = left.v.shape
-        out = self._new((rows, batch, units, right.v.shape[-1]), left.v)
-        v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=out).flatten(-2)
-        return self._at_least(v, self.limits.tiny), left.s + right.s
+        width = units * right.v.shape[-1]
+        left, right = self._normal(left, "left"), self._normal(right, "right")
+        out = self._new((rows, batch, width), left.v)
+        if samples_last(left.v):
+            grid = None if out is None else out.mT.unflatten(1, (units, -1))
+            v = torch.mul(left.v.mT.unsqueeze(2), right.v.mT.unsqueeze(1), out=grid).flatten(1, 2).mT
+        else:
+            grid = None if out is None else out.unflatten(-1, (units, -1))
+            v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=grid).flatten(-2)
+        return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=1.0)
 
-    def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True) -> Values:
+    def _normal(self, values: Values, name: str) -> Values:
+        """With maximum at least 1, in scratch of this name if it had to be rescaled."""
+        if values.peak >= 1.0:
+            return values
+        return self._rescaled(*values[:2], out=self.memory.scratch(name, *values.v.shape, like=values.v))
+
+    def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True, out: Tensor | None = None) -> Values:
         """With maximum in [1, 2); what is all zero stays so. A rescale from below `least_peak` is marked."""
         peak = raw.detach().amax(-1)
         if mark:
             self._mark(peak < self.limits.least_peak)
         reciprocal, log_power = power_below(peak)
-        return Values(torch.mul(raw, reciprocal.unsqueeze(-1), out=self.memory.over(raw)), scale + log_power, peak=1.0)
+        return Values(torch.mul(raw, reciprocal.unsqueeze(-1), out=out), scale + log_power, peak=1.0)
 
     def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
         return self.memory.keep(*shape, like=like)

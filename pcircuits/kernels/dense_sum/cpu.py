@@ -2,6 +2,7 @@
 
 import torch
 
+from pcircuits.kernels.layout import samples_last
 from pcircuits.types import Float, Tensor
 
 
@@ -9,10 +10,11 @@ def linear_sum(
     weights: Float[Tensor, "F O J"], values: Float[Tensor, "F B J"], *, out: Float[Tensor, "F B O"]
 ) -> Float[Tensor, "F B O"]:
     """`out[f,b,o] = sum_j weights[f,o,j] values[f,b,j]`."""
-    if weights.shape[0] == 1:
-        torch.mm(values[0], weights[0].mT, out=out[0])
-        return out
-    return torch.bmm(values, weights.mT, out=out)
+    if samples_last(values) or samples_last(out):
+        _product(weights, values.mT, out=out.mT)
+    else:
+        _product(values, weights.mT, out=out)
+    return out
 
 
 def linear_sum_flow(
@@ -26,7 +28,14 @@ def linear_sum_flow(
     """Flows of the inputs into `out` and, if given, expected counts of weights into `counts`; `share` is the outputs'
     flows over their values.
     """
-    torch.bmm(share, weights, out=out).mul_(values)
+    linear_sum(weights.mT, share, out=out).mul_(values)
     if counts is not None:
         torch.bmm(share.mT, values, out=counts).mul_(weights)
     return out, counts
+
+
+def _product(left: Float[Tensor, "F M J"], right: Float[Tensor, "F J N"], *, out: Float[Tensor, "F M N"]) -> None:
+    if len(left) == 1:
+        torch.mm(left[0], right[0], out=out[0])
+    else:
+        torch.bmm(left, right, out=out)

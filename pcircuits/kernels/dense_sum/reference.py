@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
+from pcircuits.kernels.layout import samples_last
 from pcircuits.types import Float, Tensor
 
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
@@ -22,6 +23,8 @@ def linear_sum(
     """`out[f,b,o] = sum_j gate weights[f,o,j] values[f,b,j]`: one matrix product a row, or one a block of children."""
     if gates is not None:
         return _gated(_partial_sums(weights, values, gates.shape[-1]), gates).sum(1)
+    if samples_last(values):
+        return torch.bmm(weights, values.mT).mT
     if weights.shape[0] == 1:
         return (values[0] @ weights[0].mT).unsqueeze(0)
     return torch.bmm(values, weights.mT)

@@ -1,0 +1,28 @@
+"""How values (F, B, K) lie in memory: units last, or samples last, where few units would make short rows.
+
+Samples last are `(F, K, B)` in memory and `(F, B, K)` to everyone: operations are the same, and follow their operands.
+"""
+
+import torch
+
+from pcircuits.types import Float, Int, Tensor
+
+
+def samples_last(x: Tensor) -> bool:
+    """Whether neighbours in memory are values of one unit for two samples."""
+    batch, units = x.shape[-2:]
+    return units > 1 and batch > 1 and x.stride(-2) == 1 and x.stride(-1) == batch
+
+
+def shaped(block: Float[Tensor, " N"], shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """`block` as a tensor of this shape that lies in memory as `like` does."""
+    if len(shape) < 3 or like.dim() < 3 or not samples_last(like):
+        return block.view(shape)
+    return block.view(*shape[:-2], shape[-1], shape[-2]).mT
+
+
+def take_rows(x: Tensor, index: Int[Tensor, " F"], *, out: Tensor | None = None) -> Tensor:
+    """`x[index]`, which lies in memory as `x` does; so must `out`."""
+    if x.dim() < 3 or not samples_last(x):
+        return torch.index_select(x, 0, index, out=out)
+    return torch.index_select(x.mT, 0, index, out=None if out is None else out.mT).mT
