@@ -138,7 +138,9 @@ class Discrete(InputFamily):
             values = categorical_values(table, rows, integers, hard)
         else:
             values = _gather(table, rows, integers, out)
-            values = values if hard.all() else torch.where(hard.unsqueeze(-1), values, 1.0)
+            if not hard.all():  # 1 where nothing is known
+                given = hard.unsqueeze(-1).to(values.dtype)
+                values = values.mul_(given).add_(1.0 - given)
         if not soft.any():
             return values, scale
         found = self._soft_values(prepared, rows, evidence)
@@ -430,7 +432,7 @@ def _product_with_one_hot(
     one_hot = memory.scratch("one_hot", len(rows), categories, batch, like=table)
     one_hot = _one_hot(values, categories, table.dtype, one_hot)
     out = memory.keep(len(rows), units, batch, like=table)
-    return torch.bmm(table.mT[rows], one_hot, out=out).mT
+    return torch.bmm(_of_rows(table, rows).mT, one_hot, out=out).mT
 
 
 def _one_hot(
@@ -448,9 +450,14 @@ def _spread_all(
     flows: Float[Tensor, "F B K"],
 ) -> Float[Tensor, "F B V"]:
     """Each unit's flow over all values of a variable where it is missing, on its value where it is observed."""
-    found = linear_sum(table[rows], flows)
     certain = (flows.sum(-1) * observed).unsqueeze(-1)
-    return (found * ~observed.unsqueeze(-1)).scatter_add_(-1, values.unsqueeze(-1), certain)
+    found = linear_sum(_of_rows(table, rows), flows * ~observed.unsqueeze(-1))
+    return found.scatter_add_(-1, values.unsqueeze(-1), certain)
+
+
+def _of_rows(table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F V K"]:
+    whole = len(rows) == len(table) and torch.equal(rows, torch.arange(len(table), device=rows.device))
+    return table if whole else table[rows]
 
 
 def _add_up(

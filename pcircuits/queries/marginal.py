@@ -56,9 +56,13 @@ def _variance(moments: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
 
 
 def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:
+    inputs = [level for level in p.plan.levels if isinstance(level, InputLevel)]
+    in_order = len(inputs) == 1 and inputs[0].variables == tuple(range(len(widths)))
+    if in_order and p.evidence.log_weights is None:
+        return _input_posteriors(p, normalise=True)[0][1].transpose(0, 1)
     levels = _input_posteriors(p)
-    first, values = levels[0]
-    if len(levels) > 1 or first.variables != tuple(range(len(widths))):
+    values = levels[0][1]
+    if not in_order:
         block = values.new_zeros(len(widths) * values[0].numel())
         whole = shaped(block, (len(widths), *values.shape[1:]), like=values)
         for level, part in levels:
@@ -81,7 +85,8 @@ def _normalised(probabilities: Tensor) -> Tensor:
     return probabilities / probabilities.sum(-1, keepdim=True)
 
 
-def _input_posteriors(p: Pass) -> list[tuple[InputLevel, Tensor]]:
+def _input_posteriors(p: Pass, *, normalise: bool = False) -> list[tuple[InputLevel, Tensor]]:
+    """Of every input level, its flows made to add up to one for each of its rows if asked for."""
     top = p.records[-1].values.v
     flows, _ = downward(p, torch.ones(top.shape[1], dtype=top.dtype, device=top.device))
     result = []
@@ -89,6 +94,8 @@ def _input_posteriors(p: Pass) -> list[tuple[InputLevel, Tensor]]:
         level = p.plan.levels[n]
         assert isinstance(level, InputLevel)
         given = p.evidence.of_variables(level.variables)
+        if normalise:
+            input_flows = input_flows / input_flows.sum(-1, keepdim=True)
         result.append(
             (level, level.family.posterior(p.prepared[level.group], level.rows, given, input_flows, p.semiring.exact))
         )
