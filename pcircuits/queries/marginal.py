@@ -94,10 +94,9 @@ def _input_posteriors(p: Pass, *, normalise: bool = False) -> list[tuple[InputLe
         level = p.plan.levels[n]
         assert isinstance(level, InputLevel)
         given = p.evidence.of_variables(level.variables)
-        if normalise:
-            input_flows = input_flows / input_flows.sum(-1, keepdim=True)
+        mine = input_flows / input_flows.sum(-1, keepdim=True) if normalise else input_flows
         result.append(
-            (level, level.family.posterior(p.prepared[level.group], level.rows, given, input_flows, p.semiring.exact))
+            (level, level.family.posterior(p.prepared[level.group], level.rows, given, mine, p.semiring.exact))
         )
     return result
 
