@@ -350,9 +350,10 @@ class _Parents:
             joined = torch.cat(pieces, out=self.memory.scratch("joined", rows, *shape, like=joined))
         if incoming.index is not None:
             rows = len(incoming.index)
-            out = self.memory.scratch("flows", rows, *shape, like=joined)
             if not _has_sum(level) and incoming.target is None:
                 out = self.memory.keep(rows, *shape, like=joined)
+            else:
+                out = self.memory.scratch("flows", rows, *shape, like=joined)
             joined = take_rows(joined, incoming.index, out=out)
         elif len(pieces) > 1 and incoming.target is None and self.memory.over(joined) is not None:
             joined = joined.clone()

@@ -23,6 +23,10 @@ class Memory:
         """A tensor that is read before the next one of this name is asked for."""
         return None
 
+    def scratch_like(self, x: Tensor, name: str) -> Tensor | None:
+        """Scratch of the shape of `x`, which is read for the last time: `x` itself if it is scratch."""
+        return None
+
     def release(self, x: Tensor | None) -> None:
         """`x`, a kept tensor, is no longer read."""
 
@@ -46,6 +50,12 @@ class Fresh(Memory):
         if found is None or found.dtype != like.dtype or len(found) < size:
             found = self._scratch[name] = like.new_empty(size)
         return shaped(found[:size], shape, like)
+
+    def scratch_like(self, x: Tensor, name: str) -> Tensor:
+        start = x.untyped_storage().data_ptr()
+        if any(start == block.data_ptr() for block in self._scratch.values()):
+            return x
+        return self.scratch(name, *x.shape, like=x)
 
     def over(self, x: Tensor) -> Tensor:
         return x
@@ -91,6 +101,6 @@ class Workspace(Fresh):
 
 
 def _class_of(size: int) -> int:
-    """The next number of elements with three leading binary digits: blocks of a class serve each other's requests."""
-    unit = 1 << max(0, size.bit_length() - 3)
+    """The next number of elements with five leading binary digits: blocks of a class serve each other's requests."""
+    unit = 1 << max(0, size.bit_length() - 5)
     return max(1, -(-size // unit) * unit)

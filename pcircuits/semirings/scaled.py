@@ -277,9 +277,10 @@ class Scaled:
             linear = None if gates is None else gates.linear
             return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)
         counts = self._new(weights.linear.shape, weights.linear) if count else None
-        share = self.memory.scratch("share", *flows.shape, like=flows)
-        assert share is not None
-        torch.div(flows, raw.v, out=share) if raw.least and self._clean else ratio(flows, raw.v, out=share)
+        if raw.least and self._clean:
+            share = torch.div(flows, raw.v, out=self.memory.scratch_like(flows, "share"))
+        else:
+            share = ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
         return cpu.linear_sum_flow(weights.linear, product.v, share, out=out, counts=counts)
 
     def mixing_flows(
