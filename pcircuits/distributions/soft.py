@@ -10,6 +10,7 @@ from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import (
     choice,
     finite,
+    mm,
     soft_counts,
     soft_posterior,
     soft_values,
@@ -46,7 +47,7 @@ class Soft(NamedTuple):
             parts = zip(shares.split(self._step(table)), self._gathered(table, rows), strict=True)
             return torch.cat([torch.bmm(t, s.unsqueeze(-1)).squeeze(-1) for s, t in parts])
         if len(table) == 1:
-            return shares @ table[0].mT
+            return mm(shares, table[0].mT)
         return self._each_row(shares, table.mT, rows)
 
     def dense(self, x: Float[Tensor, "M W"], categories: int, absent: float) -> Float[Tensor, "M V"]:
@@ -61,13 +62,13 @@ class Soft(NamedTuple):
             parts = zip(weights.split(self._step(table)), self._gathered(table, rows), strict=True)
             return torch.cat([torch.bmm(w.unsqueeze(1), t).squeeze(1) for w, t in parts])
         if len(table) == 1:
-            return weights @ table[0]
+            return mm(weights, table[0])
         return self._each_row(weights, table, rows)
 
     def outer(self, x: Float[Tensor, "M I"], y: Float[Tensor, "M O"], rows: Rows, groups: int) -> Tensor:
         """`sum_m x[m] y[m]` of each group's positions, (G, I, O)."""
         if groups == 1:
-            return (x.mT @ y).unsqueeze(0)
+            return mm(x.mT, y).unsqueeze(0)
         sizes = self.sizes(rows).tolist()
         parts = torch.stack([a.mT @ b for a, b in zip(x.split(sizes), y.split(sizes), strict=True)])
         return parts.new_zeros(groups, *parts.shape[1:]).index_add(0, rows, parts)

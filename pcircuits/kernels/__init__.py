@@ -13,6 +13,7 @@ from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
 from pcircuits.kernels.layout import samples_last, take_rows
 from pcircuits.kernels.low_rank_sum import reference as low_rank
+from pcircuits.kernels.matrix_product import mm
 from pcircuits.kernels.powers import power_below
 from pcircuits.kernels.product import reference as products
 from pcircuits.kernels.soft_evidence import reference as soft_evidence
@@ -64,6 +65,7 @@ __all__ = [
     "low_rank_sum",
     "low_rank_sum_flow",
     "max_sum",
+    "mm",
     "power_below",
     "probabilities",
     "product",

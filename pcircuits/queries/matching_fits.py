@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import finite
+from pcircuits.kernels import finite, mm
 from pcircuits.plan import InputLevel
 from pcircuits.types import Bool, Float, Int, Tensor
 
@@ -52,7 +52,7 @@ class AllValues:
         column = self.columns[variable]
         self.columns[variable] = column.index_copy(0, rows, weights.to(column.dtype))
         linear = weights.exp().to(message.dtype)
-        return usable, linear @ table if of_values is None else _weighted(linear, of_values[usable])
+        return usable, mm(linear, table) if of_values is None else _weighted(linear, of_values[usable])
 
     def evidence(self) -> Evidence:
         return self.start.replace(log_weights=torch.stack(self.columns, 1), weighted_values=self.start.weighted_values)
@@ -163,7 +163,7 @@ def largest(x: Float[Tensor, "M V"], count: int) -> Int[Tensor, "M W"]:
 
 def _predict(message: Float[Tensor, "R K"], table: Float[Tensor, "V K"], of_values: Tensor | None) -> Tensor:
     """`sum_k message[k] table[v,k]`."""
-    return message @ table.mT if of_values is None else torch.bmm(of_values, message.unsqueeze(-1)).squeeze(-1)
+    return mm(message, table.mT) if of_values is None else torch.bmm(of_values, message.unsqueeze(-1)).squeeze(-1)
 
 
 def _weighted(weights: Float[Tensor, "R W"], of_values: Float[Tensor, "R W K"]) -> Float[Tensor, "R K"]:

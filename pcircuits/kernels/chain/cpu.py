@@ -8,6 +8,7 @@ from pcircuits.kernels.chain import reference
 from pcircuits.kernels.chain.reference import Chain
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
 from pcircuits.kernels.guarded import LEAST_DENOMINATOR
+from pcircuits.kernels.matrix_product import bmm, mm
 from pcircuits.types import Float, Tensor
 
 
@@ -29,7 +30,7 @@ def chain(
         torch.mul(side, below, out=product)
         torch.amax(product, -1, keepdim=True, out=peak)
         product.div_(peak.clamp_min_(least))
-        torch.bmm(product, w.mT, out=total)
+        bmm(product, w.mT, out=total)
         below = total
 
 
@@ -47,7 +48,7 @@ def chain_flows(
     steps = zip(weights, products.unbind(0), shares.unbind(0), flows.unbind(0), strict=True)
     for w, product, share, flow in reversed(list(steps)):
         torch.div(last, share, out=share)
-        torch.bmm(share, w, out=flow)
+        bmm(share, w, out=flow)
         last = flow.mul_(product)
 
 
@@ -60,7 +61,7 @@ def tied_counts(
 ) -> Float[Tensor, "F K K"]:
     """Expected counts of weights that all steps share: one matrix product over the steps."""
     share, product = (x.transpose(0, 1).flatten(1, 2) for x in (shares, products))
-    return torch.bmm(share.mT, product, out=out).mul_(weights)
+    return bmm(share.mT, product, out=out).mul_(weights)
 
 
 def untied_counts(
@@ -72,7 +73,7 @@ def untied_counts(
 ) -> Float[Tensor, "T F K K"]:
     """Expected counts of each step's own weights."""
     for w, product, share, count in zip(weights, products, shares, out, strict=True):
-        torch.bmm(share.mT, product, out=count).mul_(w)
+        bmm(share.mT, product, out=count).mul_(w)
     return out
 
 
@@ -102,13 +103,13 @@ def recorded(
         total, to_given, carry = above.clone(), torch.empty_like(given), torch.zeros_like(first)
         steps = zip(given, before, shrinks, total, to_given, strict=True)
         for side, below, shrink, g, out in reversed(list(steps)):
-            torch.mm(g.add_(carry), w, out=out).mul_(shrink)
+            mm(g.add_(carry), w, out=out).mul_(shrink)
             torch.mul(out, side, out=carry)
             out.mul_(below)
         if not needed[0]:
             return None, to_given, carry
         products = torch.mul(given, before, out=before).mul_(shrinks)
-        return total.flatten(0, 1).mT @ products.flatten(0, 1), to_given, carry
+        return mm(total.flatten(0, 1).mT, products.flatten(0, 1)), to_given, carry
 
     def definition(w: Tensor, given: Tensor, first: Tensor) -> Tensors:
         return tuple(reference.chain(w, given, input_scales, first, start_scale))

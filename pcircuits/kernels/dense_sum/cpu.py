@@ -1,8 +1,7 @@
 """Dense sums that write into given tensors: the definitions of `reference.py` without a temporary of their size."""
 
-import torch
-
 from pcircuits.kernels.layout import samples_last
+from pcircuits.kernels.matrix_product import bmm
 from pcircuits.types import Float, Tensor
 
 
@@ -11,9 +10,9 @@ def linear_sum(
 ) -> Float[Tensor, "F B O"]:
     """`out[f,b,o] = sum_j weights[f,o,j] values[f,b,j]`."""
     if samples_last(values) or samples_last(out):
-        _product(weights, values.mT, out=out.mT)
+        bmm(weights, values.mT, out=out.mT)
     else:
-        _product(values, weights.mT, out=out)
+        bmm(values, weights.mT, out=out)
     return out
 
 
@@ -30,12 +29,5 @@ def linear_sum_flow(
     """
     linear_sum(weights.mT, share, out=out).mul_(values)
     if counts is not None:
-        torch.bmm(share.mT, values, out=counts).mul_(weights)
+        bmm(share.mT, values, out=counts).mul_(weights)
     return out, counts
-
-
-def _product(left: Float[Tensor, "F M J"], right: Float[Tensor, "F J N"], *, out: Float[Tensor, "F M N"]) -> None:
-    if len(left) == 1:
-        torch.mm(left[0], right[0], out=out[0])
-    else:
-        torch.bmm(left, right, out=out)

@@ -10,6 +10,7 @@ import torch
 
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
 from pcircuits.kernels.layout import samples_last
+from pcircuits.kernels.matrix_product import bmm
 from pcircuits.types import Float, Tensor
 
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
@@ -24,10 +25,8 @@ def linear_sum(
     if gates is not None:
         return _gated(_partial_sums(weights, values, gates.shape[-1]), gates).sum(1)
     if samples_last(values):
-        return torch.bmm(weights, values.mT).mT
-    if weights.shape[0] == 1:
-        return (values[0] @ weights[0].mT).unsqueeze(0)
-    return torch.bmm(values, weights.mT)
+        return bmm(weights, values.mT).mT
+    return bmm(values, weights.mT)
 
 
 def log_sum(
@@ -94,7 +93,7 @@ def outer_sum(
 ) -> Float[Tensor, "F O J"]:
     """`out[f,o,j] = sum_b gate outputs[f,b,o] values[f,b,j]`: what the expected counts are made of."""
     if gates is None:
-        return torch.bmm(outputs.mT, values)
+        return bmm(outputs.mT, values)
     blocks = gates.shape[-1]
     shares = _gated(outputs.unsqueeze(1).expand(-1, blocks, -1, -1), gates).flatten(0, 1)
     parts = values.unflatten(-1, (blocks, -1)).transpose(1, 2).flatten(0, 1)
