@@ -172,6 +172,10 @@ class Discrete(InputFamily):
         out = memory.keep(integers.numel(), table.shape[-1], like=table)
         return _gather(table, rows, integers, out), scale
 
+    def _shares_of_missing(self, prepared: Table, rows: Rows, flows: Float[Tensor, "F B K"]) -> Float[Tensor, "F B K"]:
+        """Flows over the values of units of which nothing is known."""
+        return flows
+
     def totals(self, prepared: Table) -> Float[Tensor, "G K"]:
         """What each unit's values add up to."""
         return torch.ones_like(prepared.linear[:, 0])
@@ -206,7 +210,9 @@ class Discrete(InputFamily):
     ) -> Float[Tensor, "F B V"]:
         hard = evidence.observed
         if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
-            return _spread_all(prepared.linear, rows, self._integers(evidence), hard, flows)
+            free = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
+            found = linear_sum(_of_rows(prepared.linear, rows), free)
+            return found.scatter_add_(-1, self._integers(evidence).unsqueeze(-1), (flows.sum(-1) * hard).unsqueeze(-1))
         certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
         found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
@@ -440,19 +446,6 @@ def _one_hot(
 ) -> Float[Tensor, "F V B"]:
     found = values.unsqueeze(1) == torch.arange(categories, device=values.device).view(1, -1, 1)
     return found.to(dtype) if out is None else out.copy_(found)
-
-
-def _spread_all(
-    table: Float[Tensor, "G V K"],
-    rows: Rows,
-    values: Int[Tensor, "F B"],
-    observed: Bool[Tensor, "F B"],
-    flows: Float[Tensor, "F B K"],
-) -> Float[Tensor, "F B V"]:
-    """Each unit's flow over all values of a variable where it is missing, on its value where it is observed."""
-    certain = (flows.sum(-1) * observed).unsqueeze(-1)
-    found = linear_sum(_of_rows(table, rows), flows * ~observed.unsqueeze(-1))
-    return found.scatter_add_(-1, values.unsqueeze(-1), certain)
 
 
 def _of_rows(table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F V K"]:

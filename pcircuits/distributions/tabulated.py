@@ -10,7 +10,7 @@ from pcircuits.distributions.family import Rows
 from pcircuits.distributions.soft import Soft, Weighing
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import finite, logsumexp
+from pcircuits.kernels import finite, logsumexp, ratio
 from pcircuits.types import Float, Tensor
 from pcircuits.workspace import Memory
 
@@ -56,6 +56,9 @@ class Tabulated(Discrete):
         free = (share * finite(log)).sum(-1)[rows].unsqueeze(1)
         return torch.where(missing.unsqueeze(-1), free, super().expected_log(prepared, rows, evidence))
 
+    def _shares_of_missing(self, prepared: Table, rows: Rows, flows: Float[Tensor, "F B K"]) -> Float[Tensor, "F B K"]:
+        return ratio(flows, self.totals(prepared)[rows].unsqueeze(1).to(flows.dtype))
+
     def _weighing_and_shares(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, free: Soft, flows: Tensor
     ) -> tuple[Weighing | None, Tensor]:
@@ -63,7 +66,7 @@ class Tabulated(Discrete):
         if weighing is not None:
             return weighing, shares
         total = self.totals(prepared)[rows[free.where[0]]].to(shares.dtype)
-        return None, torch.where(total > 0, shares / torch.where(total > 0, total, 1.0), 0.0)
+        return None, ratio(shares, total)
 
 
 def table_of(log: Float[Tensor, "G K V"]) -> Table:

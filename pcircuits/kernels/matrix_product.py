@@ -5,7 +5,7 @@ too, knows all of them: large products take half of the time there.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -42,6 +42,11 @@ def bmm(
     for a, b, c in zip(left, right, out, strict=True):
         mm(a, b, out=c)
     return out
+
+
+def bmm_of(left: Float[Tensor, "F M J"], right: Float[Tensor, "F J N"]) -> Callable[..., Tensor]:
+    """`bmm` for many arguments like these, with the choice already made."""
+    return bmm if len(left) and _gains(left[0], right[0]) else torch.bmm
 
 
 def _gains(left: Tensor, right: Tensor) -> bool:

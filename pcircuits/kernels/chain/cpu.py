@@ -8,8 +8,10 @@ from pcircuits.kernels.chain import reference
 from pcircuits.kernels.chain.reference import Chain
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
 from pcircuits.kernels.guarded import LEAST_DENOMINATOR
-from pcircuits.kernels.matrix_product import bmm, mm
+from pcircuits.kernels.matrix_product import bmm, bmm_of, mm
 from pcircuits.types import Float, Tensor
+
+_RESCALED = 2  # steps a rescale
 
 
 def chain(
@@ -21,16 +23,21 @@ def chain(
     sums: Float[Tensor, "T F B K"],
     peaks: Float[Tensor, "T F B 1"],
 ) -> None:
-    """`products[t] = sides[t] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] = first`
-    and `peaks` the maxima before that; a maximum of zero counts as the least positive number.
+    """`products[t] = sides[t] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] = first`.
+
+    `peaks` are the maxima before that in every second step, where a maximum of zero counts as the least positive
+    number, and 1 in the others.
     """
     least, below = torch.finfo(peaks.dtype).tiny, first
+    multiply = bmm_of(first, weights[0].mT)
+    peaks.fill_(1.0)
     steps = zip(weights, sides.unbind(0), products.unbind(0), sums.unbind(0), peaks.unbind(0), strict=True)
-    for w, side, product, total, peak in steps:
+    for t, (w, side, product, total, peak) in enumerate(steps):
         torch.mul(side, below, out=product)
-        torch.amax(product, -1, keepdim=True, out=peak)
-        product.div_(peak.clamp_min_(least))
-        bmm(product, w.mT, out=total)
+        if t % _RESCALED == 0:
+            torch.amax(product, -1, keepdim=True, out=peak)
+            product.div_(peak.clamp_min_(least))
+        multiply(product, w.mT, out=total)
         below = total
 
 
@@ -44,11 +51,12 @@ def chain_flows(
     flows: Float[Tensor, "T F B K"],
 ) -> None:
     """Flows of every product, from those of the last sums, into `flows`. `shares` are what the counts are made of."""
+    multiply = bmm_of(last, weights[0])
     torch.clamp_min(sums, LEAST_DENOMINATOR[sums.dtype], out=shares)
     steps = zip(weights, products.unbind(0), shares.unbind(0), flows.unbind(0), strict=True)
     for w, product, share, flow in reversed(list(steps)):
         torch.div(last, share, out=share)
-        bmm(share, w, out=flow)
+        multiply(share, w, out=flow)
         last = flow.mul_(product)
 
 
