@@ -18,6 +18,7 @@ from pcircuits.kernels import (
     finite,
     linear_sum,
     logsumexp,
+    mm,
     power_below,
     ratio,
 )
@@ -210,9 +211,10 @@ class Discrete(InputFamily):
     ) -> Float[Tensor, "F B V"]:
         hard = evidence.observed
         if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
-            free = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
-            found = linear_sum(_of_rows(prepared.linear, rows), free)
-            return found.scatter_add_(-1, self._integers(evidence).unsqueeze(-1), (flows.sum(-1) * hard).unsqueeze(-1))
+            shares = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
+            spread = _spread(shares, prepared.linear, rows)
+            known = (flows.sum(-1) * hard).unsqueeze(-1)
+            return spread.scatter_add_(-1, self._integers(evidence).unsqueeze(-1), known)
         certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
         found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
@@ -446,6 +448,13 @@ def _one_hot(
 ) -> Float[Tensor, "F V B"]:
     found = values.unsqueeze(1) == torch.arange(categories, device=values.device).view(1, -1, 1)
     return found.to(dtype) if out is None else out.copy_(found)
+
+
+def _spread(shares: Float[Tensor, "F B K"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F B V"]:
+    """`sum_k shares[f,b,k] table[rows[f],v,k]`."""
+    if len(table) == 1:
+        return mm(shares.flatten(0, 1), table[0].mT).unflatten(0, shares.shape[:2])
+    return linear_sum(_of_rows(table, rows), shares)
 
 
 def _of_rows(table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F V K"]:
