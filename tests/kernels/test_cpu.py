@@ -29,28 +29,31 @@ def sparse(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.f
     return x
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["units last", "samples last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_a_dense_sum_and_its_flows(sizes: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+def test_a_dense_sum_and_its_flows(sizes: tuple[int, int, int, int], dtype: torch.dtype, last: bool) -> None:
     rows, batch, outputs, inputs = sizes
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(rows, outputs, inputs, generator=generator, dtype=dtype)
     weights[..., ::3] = 0.0 if inputs > 1 else 1.0
     weights = weights / weights.sum(-1, keepdim=True)
     values = sparse(generator, rows, batch, inputs, dtype=dtype)
-    found = dense_sum.linear_sum(weights, values, out=poisoned(rows, batch, outputs, dtype=dtype))
+    lying = (lambda x: x.mT.contiguous().mT) if last else (lambda x: x)
+    given = lying(values)
+    found = dense_sum.linear_sum(weights, given, out=lying(poisoned(rows, batch, outputs, dtype=dtype)))
     want = linear_sum(weights, values)
     close = {"rtol": 1e-5, "atol": 1e-7}
     assert torch.allclose(found, want, **close)
     flows = want * torch.rand(want.shape, generator=generator, dtype=dtype)  # impossible outputs have no flow
-    share, out = ratio(flows, want), poisoned(*values.shape, dtype=dtype)
+    share, out = lying(ratio(flows, want)), lying(poisoned(*values.shape, dtype=dtype))
     counts = poisoned(*weights.shape, dtype=dtype)
-    input_flows, found_counts = dense_sum.linear_sum_flow(weights, values, share, out=out, counts=counts)
+    input_flows, found_counts = dense_sum.linear_sum_flow(weights, given, share, out=out, counts=counts)
     wanted_flows, wanted_counts = linear_sum_flow(weights, values, want, flows, count=True)
     assert found_counts is counts and wanted_counts is not None
     assert torch.allclose(input_flows, wanted_flows, **close)
     assert torch.allclose(counts, wanted_counts, **close)
-    assert dense_sum.linear_sum_flow(weights, values, share, out=out, counts=None)[1] is None
+    assert dense_sum.linear_sum_flow(weights, given, share, out=out, counts=None)[1] is None
 
 
 def test_a_ratio_written_into_a_tensor_is_zero_where_both_are() -> None:
@@ -114,18 +117,21 @@ def chain_case(steps: int, rows: int, batch: int, states: int, tied: bool) -> tu
     return weights, sides, torch.rand(rows, batch, states, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (4, 1, 63, 2), (2, 2, 1, 1000), (63, 1, 3, 2)])
-def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool) -> None:
+def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool, every: int) -> None:
     weights, sides, below = chain_case(*sizes, tied)
     products, sums, shares, flows = (poisoned(*sides.shape, dtype=torch.float64) for _ in range(4))
     peaks = poisoned(*sides.shape[:-1], 1, dtype=torch.float64)
-    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks)
+    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks, every=every)
     last = sums[-1] * torch.rand(sums[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     chain.chain_flows(list(weights), products, sums, last, shares=shares, flows=flows)
-    for w, side, product, peak, total in zip(weights, sides, products, peaks, sums, strict=True):
+    for t, (w, side, product, peak, total) in enumerate(zip(weights, sides, products, peaks, sums, strict=True)):
         assert torch.allclose(product * peak, side * below)
-        assert torch.equal(peak.squeeze(-1) > 1e-300, (side * below).amax(-1) > 0)
+        largest = (side * below).amax(-1, keepdim=True)
+        largest = largest.clamp_min(torch.finfo(peak.dtype).tiny)
+        assert torch.equal(peak, largest if t % every == 0 else torch.ones_like(peak))
         below = linear_sum(w, product)
         assert torch.allclose(total, below)
     every = []

@@ -10,18 +10,19 @@ from tests.kernels.mutations import ROOT, Mutation, break_line, copy_of_the_test
 pytestmark = pytest.mark.campaign
 
 KERNELS = ROOT / "pcircuits" / "kernels"
-FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "powers.py")
+FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "layout.py", "matrix_product.py", "powers.py")
 
 SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
+MATRIX, BATCHED, DERIVED = "test_products_equal", "test_batched_products", "test_first_and"
+LAYOUT = "test_what_is_made"
 CHAIN, RECORDED = "test_a_chain_is_its_steps", "test_a_recorded_chain_has"
 MUTATIONS = (
-    Mutation(
-        "dense_sum/cpu.py", "linear_sum", "torch.mm(values[0], weights[0].mT", "torch.mm(values[0], -weights[0].mT", SUM
-    ),
-    Mutation("dense_sum/cpu.py", "linear_sum", "torch.bmm(values, weights.mT", "torch.bmm(values, -weights.mT", SUM),
+    Mutation("dense_sum/cpu.py", "linear_sum", "bmm(weights, values.mT", "bmm(-weights, values.mT", SUM),
+    Mutation("dense_sum/cpu.py", "linear_sum", "bmm(values, weights.mT", "bmm(values, -weights.mT", SUM),
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(values)", "", SUM),
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(weights)", "", SUM),
     Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
+    Mutation("chain/cpu.py", "chain", "peaks.fill_(1.0)", "pass", CHAIN),
     Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
     Mutation("chain/cpu.py", "chain_flows", "last = flow.mul_(product)", "last = flow", CHAIN),
     Mutation("chain/cpu.py", "chain_flows", "reversed(list(steps))", "list(steps)", CHAIN),
@@ -38,11 +39,36 @@ MUTATIONS = (
     Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
     Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
     Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
+    Mutation("layout.py", "samples_last", "units > 1 and batch > 1 and ", "", LAYOUT),
+    Mutation(
+        "layout.py",
+        "shaped",
+        "block.view(*shape[:-2], shape[-1], shape[-2]).mT",
+        "block.view(shape)",
+        "test_what_is_made",
+    ),
+    Mutation(
+        "layout.py",
+        "take_rows",
+        "torch.index_select(x.mT, 0, index",
+        "torch.index_select(x.mT, 0, index.flip(0)",
+        "test_what_is_made",
+    ),
+    Mutation("matrix_product.py", "mm", "out.copy_(_linear(left, right))", "out", MATRIX),
+    Mutation(
+        "matrix_product.py", "bmm", "zip(left, right, out", "zip(left, right.flip(0), out", "test_batched_products"
+    ),
+    Mutation("matrix_product.py", "bmm_of", "return bmm if", "return torch.mm if", BATCHED),
+    Mutation("matrix_product.py", "_gains", "rows >= _LEAST_ROWS", "rows >= 0", "test_small_and"),
+    Mutation("matrix_product.py", "_gradients", "mm(grads[0], right.mT)", "-mm(grads[0], right.mT)", DERIVED),
+    Mutation("matrix_product.py", "_linear", "left, right.mT", "-left, right.mT", MATRIX),
+    Mutation("matrix_product.py", "_run", "_linear(left, right)", "-_linear(left, right)", DERIVED),
+    Mutation("matrix_product.py", "_definition", "torch.mm(left, right)", "-torch.mm(left, right)", DERIVED),
     Mutation("powers.py", "power_below", "2 * bias - exponent", "2 * bias - exponent + 1", "test_the_power"),
     Mutation("powers.py", "power_below", "(exponent - bias)", "(exponent - bias + 1)", "test_the_power"),
     Mutation("powers.py", "power_below", "x.clamp_min(torch.finfo(x.dtype).tiny)", "x", "test_zero_and"),
 )
-TESTS = ("tests/kernels/test_cpu.py", "tests/kernels/test_powers.py")
+TESTS = tuple(f"tests/kernels/test_{name}.py" for name in ("cpu", "layout", "matrix_product", "powers"))
 
 
 def test_each_kernel_is_broken_once() -> None:

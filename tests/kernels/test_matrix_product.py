@@ -40,7 +40,8 @@ def test_products_equal_those_in_float64(shape: tuple[int, int, int], turned: tu
 def test_batched_products_are_products_of_each(count: int) -> None:
     left, right = drawn(count, 9, 256), drawn(count, 300, 256).mT
     out = torch.full((count, 9, 300), torch.nan)
-    for found in (matrix_product.bmm(left, right), matrix_product.bmm(left, right, out=out), out):
+    chosen_once = matrix_product.bmm_of(left, right)(left, right)
+    for found in (matrix_product.bmm(left, right), matrix_product.bmm(left, right, out=out), out, chosen_once):
         expected = left.double() @ right.double()
         torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-4)
 
@@ -62,5 +63,7 @@ def test_first_and_second_derivatives_are_those_of_the_product() -> None:
 def test_small_and_double_products_are_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix_product, "_has_onednn", lambda: True)
     monkeypatch.setattr(matrix_product, "_linear", lambda *_: pytest.fail("chosen where it does not gain"))
-    for left, right in [(drawn(64, 64), drawn(64, 64)), (drawn(64, 256).double(), drawn(256, 256).double())]:
+    few, small, double = ((7, 256), (256, 256)), ((64, 64), (64, 64)), ((64, 256), (256, 256))
+    cases = [[drawn(*shape) for shape in shapes] for shapes in (few, small, double)]
+    for left, right in [*cases[:2], [x.double() for x in cases[2]]]:
         torch.testing.assert_close(matrix_product.mm(left, right), left @ right)

@@ -11,8 +11,6 @@ from pcircuits.kernels.guarded import LEAST_DENOMINATOR
 from pcircuits.kernels.matrix_product import bmm, bmm_of, mm
 from pcircuits.types import Float, Tensor
 
-_RESCALED = 2  # steps a rescale
-
 
 def chain(
     weights: Sequence[Float[Tensor, "F K K"]],
@@ -22,11 +20,12 @@ def chain(
     products: Float[Tensor, "T F B K"],
     sums: Float[Tensor, "T F B K"],
     peaks: Float[Tensor, "T F B 1"],
+    every: int = 1,
 ) -> None:
     """`products[t] = sides[t] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] = first`.
 
-    `peaks` are the maxima before that in every second step, where a maximum of zero counts as the least positive
-    number, and 1 in the others.
+    `peaks` are the maxima before that in the first step and every so many later, where a maximum of zero counts as the
+    least positive number, and 1 in the others.
     """
     least, below = torch.finfo(peaks.dtype).tiny, first
     multiply = bmm_of(first, weights[0].mT)
@@ -34,7 +33,7 @@ def chain(
     steps = zip(weights, sides.unbind(0), products.unbind(0), sums.unbind(0), peaks.unbind(0), strict=True)
     for t, (w, side, product, total, peak) in enumerate(steps):
         torch.mul(side, below, out=product)
-        if t % _RESCALED == 0:
+        if t % every == 0:
             torch.amax(product, -1, keepdim=True, out=peak)
             product.div_(peak.clamp_min_(least))
         multiply(product, w.mT, out=total)
@@ -95,12 +94,13 @@ def recorded(
     """As the reference's, for autograd: without a record of every step. Second derivatives are the reference's."""
 
     def run(w: Tensor, given: Tensor, first: Tensor) -> Tensors:
-        buffers = {"products": torch.empty_like(given).unsqueeze(1), "sums": torch.empty_like(given).unsqueeze(1)}
+        products, sums = (torch.empty_like(given).unsqueeze(1) for _ in range(2))
         peaks = given.new_empty(len(given), 1, len(first), 1)
-        chain([w.unsqueeze(0)] * len(given), given.unsqueeze(1), first.unsqueeze(0), **buffers, peaks=peaks)
+        same = [w.unsqueeze(0)] * len(given)
+        chain(same, given.unsqueeze(1), first.unsqueeze(0), products=products, sums=sums, peaks=peaks)
         found = peaks.view(len(given), -1)
         scales = start_scale.double() + (input_scales.double() + found.double().log()).cumsum(0)
-        return buffers["sums"].squeeze(1), scales, found
+        return sums.squeeze(1), scales, found
 
     def gradients(arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         w, given, first = (x for x in arguments if x is not None)
