@@ -10,8 +10,7 @@ from pcircuits.types import Float, Int, Tensor
 
 def samples_last(x: Tensor) -> bool:
     """Whether neighbours in memory are values of one unit for two samples."""
-    batch, units = x.shape[-2:]
-    return units > 1 and batch > 1 and x.stride(-2) == 1 and x.stride(-1) == batch
+    return x.stride(-2) == 1 and x.stride(-1) == x.shape[-2]
 
 
 def shaped(block: Float[Tensor, " N"], shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ MUTATIONS = (
     Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
     Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
     Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
-    Mutation("layout.py", "samples_last", "units > 1 and batch > 1 and ", "", LAYOUT),
+    Mutation("layout.py", "samples_last", "x.stride(-1) == x.shape[-2]", "True", LAYOUT),
     Mutation(
         "layout.py",
         "shaped",
@@ -61,6 +61,9 @@ MUTATIONS = (
     Mutation("matrix_product.py", "bmm_of", "return bmm if", "return torch.mm if", BATCHED),
     Mutation("matrix_product.py", "_gains", "rows >= _LEAST_ROWS", "rows >= 0", "test_small_and"),
     Mutation("matrix_product.py", "_gradients", "mm(grads[0], right.mT)", "-mm(grads[0], right.mT)", DERIVED),
+    Mutation(
+        "matrix_product.py", "_has_onednn", "get_cpu_capability() ==", "get_cpu_capability() >=", "test_onednn_is"
+    ),
     Mutation("matrix_product.py", "_linear", "left, right.mT", "-left, right.mT", MATRIX),
     Mutation("matrix_product.py", "_run", "_linear(left, right)", "-_linear(left, right)", DERIVED),
     Mutation("matrix_product.py", "_definition", "torch.mm(left, right)", "-torch.mm(left, right)", DERIVED),

@@ -67,3 +67,12 @@ def test_small_and_double_products_are_torch_s(monkeypatch: pytest.MonkeyPatch) 
     cases = [[drawn(*shape) for shape in shapes] for shapes in (few, small, double)]
     for left, right in [*cases[:2], [x.double() for x in cases[2]]]:
         torch.testing.assert_close(matrix_product.mm(left, right), left @ right)
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT"])
+def test_onednn_is_for_processors_whose_vectors_others_leave_idle(
+    capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    available = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert matrix_product._has_onednn.__wrapped__() == (available and capability == "AVX512")
