@@ -9,7 +9,8 @@ import torch
 from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import SumProduct, samples_last, take_rows
+from pcircuits.kernels import SumProduct
+from pcircuits.layout import samples_last, take_rows
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
 from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.types import Float, Int, Tensor

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pcircuits.kernels.layout import shaped
+from pcircuits.layout import shaped
 from pcircuits.types import Tensor
 
 

@@ -11,7 +11,6 @@ from pcircuits.kernels.dense_sum.reference import log_sum, log_sum_flow, max_sum
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY, em_step, probabilities
 from pcircuits.kernels.gaussian import reference as gaussian
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
-from pcircuits.kernels.layout import samples_last, take_rows
 from pcircuits.kernels.low_rank_sum import reference as low_rank
 from pcircuits.kernels.matrix_product import mm
 from pcircuits.kernels.powers import power_below
@@ -70,13 +69,11 @@ __all__ = [
     "probabilities",
     "product",
     "ratio",
-    "samples_last",
     "soft_counts",
     "soft_posterior",
     "soft_values",
     "sum_product",
     "sum_product_flow",
-    "take_rows",
     "top_counts",
     "top_posterior",
     "top_values",

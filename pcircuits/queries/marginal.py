@@ -6,7 +6,7 @@ import torch
 
 from pcircuits.distributions.discrete import Discrete
 from pcircuits.evaluator import Evaluation, Pass, downward
-from pcircuits.kernels.layout import shaped
+from pcircuits.layout import shaped
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Float, Tensor
 

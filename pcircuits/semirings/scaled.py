@@ -24,13 +24,13 @@ from pcircuits.kernels import (
     power_below,
     product,
     ratio,
-    samples_last,
     sum_product,
     sum_product_flow,
 )
 from pcircuits.kernels.block_sparse_sum.reference import dense
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
+from pcircuits.layout import samples_last
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
 from pcircuits.types import Bool, Float, Int, Tensor

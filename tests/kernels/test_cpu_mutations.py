@@ -10,7 +10,7 @@ from tests.kernels.mutations import ROOT, Mutation, break_line, copy_of_the_test
 pytestmark = pytest.mark.campaign
 
 KERNELS = ROOT / "pcircuits" / "kernels"
-FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "layout.py", "matrix_product.py", "powers.py")
+FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "../layout.py", "matrix_product.py", "powers.py")
 
 SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
 MATRIX, BATCHED, DERIVED = "test_products_equal", "test_batched_products", "test_first_and"
@@ -39,16 +39,16 @@ MUTATIONS = (
     Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
     Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
     Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
-    Mutation("layout.py", "samples_last", "x.stride(-1) == x.shape[-2]", "True", LAYOUT),
+    Mutation("../layout.py", "samples_last", "x.stride(-1) == x.shape[-2]", "True", LAYOUT),
     Mutation(
-        "layout.py",
+        "../layout.py",
         "shaped",
         "block.view(*shape[:-2], shape[-1], shape[-2]).mT",
         "block.view(shape)",
         "test_what_is_made",
     ),
     Mutation(
-        "layout.py",
+        "../layout.py",
         "take_rows",
         "torch.index_select(x.mT, 0, index",
         "torch.index_select(x.mT, 0, index.flip(0)",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.kernels.layout import samples_last, shaped, take_rows
+from pcircuits.layout import samples_last, shaped, take_rows
 
 BATCH = 20
 FAMILIES = [pc.Categorical(2), pc.Categorical(11), pc.Bernoulli(), pc.Gaussian()]

@@ -1,7 +1,7 @@
 """Dense sums that write into given tensors: the definitions of `reference.py` without a temporary of their size."""
 
-from pcircuits.kernels.layout import samples_last
 from pcircuits.kernels.matrix_product import bmm
+from pcircuits.layout import samples_last
 from pcircuits.types import Float, Tensor
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
-from pcircuits.kernels.layout import samples_last
 from pcircuits.kernels.matrix_product import bmm
+from pcircuits.layout import samples_last
 from pcircuits.types import Float, Tensor
 
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of a log-space sum, in elements
