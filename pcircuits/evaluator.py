@@ -157,10 +157,14 @@ def upward(
 
 def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
     for n in stretch.forgotten:
-        for values in (records[n].product, records[n].values):
-            memory.release(None if values is None else values.v)
-        v, s, *_ = records[n].values
-        records[n] = Record(None, Values(v.new_empty(0, 0, 0), s.new_empty(0, 0)))
+        _drop(n, records, memory)
+
+
+def _drop(n: int, records: list[Record], memory: Memory) -> None:
+    for values in (records[n].product, records[n].values):
+        memory.release(None if values is None else values.v)
+    v, s, *_ = records[n].values
+    records[n] = Record(None, Values(v.new_empty(0, 0, 0), s.new_empty(0, 0)))
 
 
 def _remember(stretch: Stretch, upward_pass: Pass) -> None:
@@ -244,12 +248,12 @@ def _fused_level(
 
 
 def downward(
-    upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False
+    upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False, keep: bool = True
 ) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
     """Flows of every input level's units (F, B, K) and, if asked for, expected counts of every sum's weights.
 
     The flow of a unit is the derivative of the log evidence with respect to its log value, times the root's flow. All
-    operations are differentiable.
+    operations are differentiable. Unless the pass is to be kept, its values' memory is reused on the way.
     """
     plan, semiring = upward_pass.plan, upward_pass.semiring
     parents = _Parents(plan, semiring.memory)
@@ -261,7 +265,11 @@ def downward(
     }
     stretch_of = {n: stretch for stretch in upward_pass.stretches for n in stretch.levels}
     here: Stretch | None = None
+    above = last + 1
     for n in (n for n in range(last, -1, -1) if n not in covered):
+        for done in () if keep else range(n + 1, above):
+            _drop(done, upward_pass.records, semiring.memory)
+        above = n + 1
         if stretch_of.get(n) is not here:
             if here is not None:
                 _forget(here, upward_pass.records, semiring.memory)

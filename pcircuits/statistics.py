@@ -45,7 +45,7 @@ def collect(
 
 
 def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Counts:
-    flows, sums = downward(upward_pass, weights.to(upward_pass.records[-1].values.v.dtype), count=True)
+    flows, sums = downward(upward_pass, weights.to(upward_pass.records[-1].values.v.dtype), count=True, keep=False)
     counts: Counts = {group: {"counts": value} for group, value in sums.items()}
     for n, input_flows in flows.items():
         level = plan.levels[n]
