@@ -180,6 +180,7 @@ def test_they_can_be_switched_off() -> None:
 
 
 def test_the_packages_run_under_them() -> None:
+    assert pc.structures.chain.__code__.co_filename == shape_checks.__file__
     with pytest.raises(jaxtyping.TypeCheckError):
         linear_sum(torch.zeros(1, 2, 3), torch.zeros(1, 4, 5))
     with pytest.raises(jaxtyping.TypeCheckError):
