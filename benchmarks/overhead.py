@@ -27,7 +27,7 @@ def measure(loaded: trained.Trained, options: argparse.Namespace) -> dict[str, l
             repeats=options.repeats,
             generator=generator,
         )
-        for name, head in all_heads(loaded, None).items()
+        for name, head in all_heads(loaded, loaded.head.prior, None).items()
     }
 
 

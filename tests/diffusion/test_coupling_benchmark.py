@@ -1,12 +1,13 @@
 """The coupling study's own parts: which heads are compared, and what hidden states are credited with."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import coupling, trained
+from benchmarks import coupling, overhead, trained
 from benchmarks.autoregressive_head import AutoregressiveHead
 from pcircuits_diffusion import evaluate
 from pcircuits_diffusion.head import CoupledHead
@@ -66,3 +67,11 @@ def test_a_corpus_brings_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in ([], ["--corpus", "python_docs"], ["--weights", "elsewhere"]):
         trained.load_chosen(parser.parse_args(arguments))
     assert asked == [trained.FOLDER, trained.CORPORA["python_docs"].folder, Path("elsewhere")]
+
+
+def test_the_cost_of_every_coupling_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(overhead, "BATCH_SIZES", (1,))
+    overhead.main(["--reduced", "--repeats", "1", "--out", str(tmp_path)])
+    heads = json.loads((tmp_path / "overhead_reduced.json").read_text())["results"]["heads"]
+    assert {"shipped head", "product", "corrected", "projected"} < set(heads)
+    assert all(row["head_ms"] > 0 and row["backbone_ms"] > 0 for (row,) in heads.values())
