@@ -32,7 +32,7 @@ def contestants(workload: Workload) -> tuple[Contestant, ...]:
     found = [
         Contestant(OURS, "ours_hmm", ACTIONS, is_peer=False),
         Contestant(BARE, "bare", ACTIONS, is_peer=False),
-        Contestant(FILTER, "dynamax_filter", ("forward",)),
+        Contestant(FILTER, "dynamax_filter", ("forward", "gradient")),
         Contestant("dynamax", "dynamax", ACTIONS if states < 256 else ("forward", "gradient")),
     ]
     if states < 1024:

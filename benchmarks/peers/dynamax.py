@@ -1,8 +1,8 @@
 """dynamax with the same parameters.
 
 `forward` and `gradient` are its bare filter under `vmap`, on emissions gathered by hand, and one `jit` around all that
-drops what is not asked for; `filter` is the filter with all that it returns, without that `jit`. Its model class, which
-`em` has to use, builds a distribution for each state and step.
+drops what is not asked for; `filter` is the filter with all that it returns, and `filter_gradient` its gradient, without
+that `jit`. Its model class, which `em` has to use, builds a distribution for each state and step.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
         return jax.vmap(lambda row: hmm_filter(initial, transition, log_emission[row]))(x)
 
     forward = jax.jit(log_likelihoods)
-    gradients = jax.jit(jax.grad(lambda *p: log_likelihoods(*p).sum(), argnums=(0, 1, 2)))
+    uncompiled = jax.grad(lambda *p: log_likelihoods(*p).sum(), argnums=(0, 1, 2))
+    gradients = jax.jit(uncompiled)
     hmm, start, properties = _model(arrays)
     step = _em_step(hmm, start, properties, x[..., None])
     draw = jax.jit(jax.vmap(lambda key: hmm.sample(start, key, x.shape[1])[1]))
@@ -40,6 +41,7 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     return {
         "sample": lambda: draw(keys).block_until_ready(),
         "filter": lambda: jax.block_until_ready(filtered(*parameters)),
+        "filter_gradient": lambda: jax.block_until_ready(uncompiled(*parameters)),
         "forward": lambda: forward(*parameters).block_until_ready(),
         "gradient": lambda: jax.block_until_ready(gradients(*parameters)),
         "transition_counts": lambda: gradients(*parameters)[1] * parameters[1],

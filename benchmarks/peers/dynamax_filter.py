@@ -1,4 +1,6 @@
-"""dynamax's filter as it is called, with all that it returns: the filtered and predicted states of each step."""
+"""dynamax's filter as it is called, with all that it returns, the filtered and predicted states of each step; and its
+gradient.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,4 +11,5 @@ from benchmarks.peers import dynamax
 
 
 def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    return {"forward": dynamax.prepare(arrays, options)["filter"]}
+    actions = dynamax.prepare(arrays, options)
+    return {"forward": actions["filter"], "gradient": actions["filter_gradient"]}
