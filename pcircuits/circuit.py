@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pcircuits.count_gradients import log_evidence
 from pcircuits.distributions import Categorical, InputFamily, PerSample, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
@@ -38,6 +39,7 @@ class Circuit(nn.Module):
         StructureError, ParameterError: arguments that do not fit together.
     """
 
+    _is_normalised = True  # weights and inputs are probabilities
     _cache: tuple[tuple, dict[str, Any]] | None = None
     _marginals: tuple[tuple, Tensor] | None = None
     _shared = False  # whether users may hold tensors of the cache
@@ -151,6 +153,12 @@ class Circuit(nn.Module):
     def _differentiates(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
 
+    def _differentiates_by_counts(self, evidence: Evidence) -> bool:
+        """Whether gradients are asked for, of parameters alone, and expected counts give them all."""
+        if self.device.type != "cpu" or not self._differentiates() or evidence.requires_grad:
+            return False
+        return self._is_normalised and all(family.gradients_by_counts for family in set(self.inputs))
+
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
         return self.log_prob(x)
 
@@ -170,6 +178,9 @@ class Circuit(nn.Module):
         self._validate(evidence)
         evidence = evidence.weighing_intervals([family.num_categories for family in self.inputs])
         with torch.autocast(self.device.type, enabled=False):
+            if self._differentiates_by_counts(evidence):
+                memory = self._fast_memory(workspace)
+                return Posterior(self, evidence, log_evidence=log_evidence(self, evidence, memory))
             memory = self._memory(evidence, workspace)
             found = evaluate(self.plan, self.prepared(), evidence, self.dtype, memory, recompute=recompute)
             return Posterior(self, evidence, found)
@@ -177,6 +188,10 @@ class Circuit(nn.Module):
     def _memory(self, evidence: Evidence, workspace: Workspace | None) -> Memory:
         if self.device.type != "cpu" or self._differentiates() or (torch.is_grad_enabled() and evidence.requires_grad):
             return Memory()
+        return self._fast_memory(workspace)
+
+    @staticmethod
+    def _fast_memory(workspace: Workspace | None) -> Memory:
         if workspace is None:
             return Fresh()
         workspace.begin()

@@ -33,6 +33,12 @@ class ParameterGroup(nn.Module):
         """
         raise NotImplementedError
 
+    def gradient(self, statistics: dict[str, Tensor], prepared: Any) -> dict[str, Tensor]:
+        """Of every parameter, from expected counts: those are the derivatives by log weights and log probabilities.
+        `prepared` is what `prepare` returns for the present parameters.
+        """
+        raise NotImplementedError
+
     def restrict(self, support: Bool[Tensor, "G K J"]) -> None:
         """Fix which entries may be positive; the others are exact zeros for every learner."""
         if support.dtype != torch.bool or not support.any(-1).all():
@@ -83,6 +89,11 @@ class SumGroup(ParameterGroup):
         return old if self.support is None else self.prepare()
 
     @torch.no_grad()
+    def gradient(self, statistics: dict[str, Tensor], prepared: Any) -> dict[str, Tensor]:
+        counts = statistics["counts"].to(self.log_weights.dtype)
+        return {"log_weights": torch.addcmul(counts, counts.sum(-1, keepdim=True), prepared.linear, value=-1)}
+
+    @torch.no_grad()
     def set_probabilities(self, probabilities: Float[Tensor, "G O J"]) -> None:
         self.log_weights.copy_(probabilities.clamp_min(LEAST_PROBABILITY).log())
 
@@ -113,6 +124,11 @@ class InputGroup(ParameterGroup):
             return new
         self.set_parameters(self.family.maximise(old, statistics, smooth, self.support))
         return self.prepare()
+
+    @torch.no_grad()
+    def gradient(self, statistics: dict[str, Tensor], prepared: Any) -> dict[str, Tensor]:
+        parameters: dict[str, Tensor] = dict(self.named_parameters())
+        return self.family.gradient(parameters, prepared, statistics, self.support) if parameters else {}
 
     @torch.no_grad()
     def set_parameters(self, values: dict[str, Tensor]) -> None:

@@ -6,10 +6,11 @@ import torch
 
 from pcircuits import queries
 from pcircuits.errors import EvidenceError, ShapeError, StaleError, StructureError
-from pcircuits.evaluator import Evaluation
+from pcircuits.evaluator import Evaluation, evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.queries import MPE, Estimate, Moments
 from pcircuits.types import Bool, Float, Shaped, Tensor
+from pcircuits.workspace import Memory
 
 if TYPE_CHECKING:
     from pcircuits.circuit import Circuit
@@ -22,10 +23,28 @@ class Posterior:
     once the circuit's parameters changed.
     """
 
-    def __init__(self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation) -> None:
-        self.circuit, self.evidence = circuit, evidence
-        self._evaluation, self._version = evaluation, circuit.version
-        self._log_evidence = evaluation.log_evidence - circuit.log_partition()
+    def __init__(
+        self,
+        circuit: "Circuit",
+        evidence: Evidence,
+        evaluation: Evaluation | None = None,
+        *,
+        log_evidence: Float[Tensor, " B"] | None = None,
+    ) -> None:
+        """With a log evidence that is worked out by itself, other queries have an evaluation made when they ask."""
+        self.circuit, self.evidence, self._version = circuit, evidence, circuit.version
+        self._evaluated = evaluation
+        if log_evidence is None:
+            log_evidence = self._evaluation.log_evidence - circuit.log_partition()
+        self._log_evidence = log_evidence
+
+    @property
+    def _evaluation(self) -> Evaluation:
+        if self._evaluated is None:
+            with torch.enable_grad():
+                circuit = self.circuit
+                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, Memory())
+        return self._evaluated
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:

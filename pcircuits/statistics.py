@@ -34,7 +34,9 @@ class Statistics:
 def collect(
     plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]
 ) -> Statistics:
-    """Counts of both passes of an evaluation; each batch row is counted in the pass that answers for it."""
+    """Counts of both passes of an evaluation, which uses them up; each batch row is counted in the pass that answers
+    for it.
+    """
     rows = evaluation.rows
     fast_weights = weights if rows is None else weights.index_fill(0, rows, 0.0)
     counts = _counts(plan, evaluation.fast, fast_weights)

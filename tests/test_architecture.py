@@ -30,7 +30,7 @@ ORDER = (
     ("semirings",),
     ("layers",),
     ("evaluator", "paths"),
-    ("statistics",),
+    ("statistics", "count_gradients"),
     ("queries", "posterior", "summary", "circuit", "conditional", "hmm", "torch_distribution"),
     ("operations",),
     ("properties",),

@@ -1,8 +1,8 @@
 """dynamax with the same parameters.
 
-`forward` and `gradient` are its bare filter under `vmap`, on emissions gathered by hand, and one `jit` around all that
-drops what is not asked for; `filter` is the filter with all that it returns, and `filter_gradient` its gradient, without
-that `jit`. Its model class, which `em` has to use, builds a distribution for each state and step.
+`forward` and `gradient` are its bare filter under `vmap`, on emissions gathered by hand, and one `jit` around all
+that drops what is not asked for; `filter` is the filter with all that it returns, and `filter_gradient` its gradient,
+without that `jit`. Its model class, which `em` has to use, builds a distribution for each state and step.
 """
 
 from collections.abc import Callable

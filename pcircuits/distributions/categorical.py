@@ -58,6 +58,12 @@ class Categorical(Discrete):
         )
         return prepared
 
+    def gradient(
+        self, parameters: dict[str, Tensor], prepared: Table, statistics: dict[str, Tensor], support: Tensor | None
+    ) -> dict[str, Tensor]:
+        counts = statistics["counts"]
+        return {"logits": torch.addcmul(counts, counts.sum(-1, keepdim=True), prepared.linear.mT, value=-1)}
+
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
         return parameters["logits"].log_softmax(-1)
 

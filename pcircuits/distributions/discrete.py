@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -71,6 +71,7 @@ class Discrete(InputFamily):
     """
 
     num_categories: int
+    gradients_by_counts: ClassVar[bool] = True
 
     @abstractmethod
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
@@ -292,6 +293,15 @@ class Discrete(InputFamily):
         known, weighing = self._soft_values(prepared, rows, evidence), Weighing.of(free, prepared.linear, rows)
         rescale = (weighing.peak - known.scale[free.where]).exp().to(flows.dtype).unsqueeze(-1)
         return weighing, ratio(flows[free.where], known.values[free.where].to(flows.dtype)) * rescale
+
+    def gradient(
+        self, parameters: dict[str, Tensor], prepared: Any, statistics: dict[str, Tensor], support: Tensor | None
+    ) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            own = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+            log = finite(self.masked_log_table(own, support))
+            found = torch.autograd.grad((log * statistics["counts"]).sum(), list(own.values()))
+        return dict(zip(own, found, strict=True))
 
     def maximise(
         self, prepared: Table, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None

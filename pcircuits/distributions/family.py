@@ -44,6 +44,7 @@ class InputFamily(ABC):
     num_categories: int | None = None  # V for discrete families over 0..V-1
     is_integer: ClassVar[bool] = False  # of families that are not discrete: whether values are integers, without bound
     learns_by_em: ClassVar[bool] = True  # whether statistics of a fixed size determine the parameters
+    gradients_by_counts: ClassVar[bool] = False  # whether `gradient` finds them from expected counts
     fixed: ClassVar[frozenset[str]] = frozenset()  # names of parameters that no learner changes
     is_normal: ClassVar[bool] = False  # given a unit, the variable is its mean plus its deviation times normal noise
 
@@ -110,6 +111,12 @@ class InputFamily(ABC):
     @abstractmethod
     def dtype_of(self, prepared: Any) -> torch.dtype:
         """The parameters' dtype."""
+
+    def gradient(
+        self, parameters: dict[str, Tensor], prepared: Any, statistics: dict[str, Tensor], support: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Of the log evidence, by each parameter, from the expected counts of `statistics`."""
+        raise NotImplementedError(f"{self.name} is differentiated by autograd")
 
     @abstractmethod
     def posterior(

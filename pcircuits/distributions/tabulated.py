@@ -23,6 +23,7 @@ class Tabulated(Discrete):
 
     num_categories: int
     name = "tabulated"
+    gradients_by_counts = False
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         raise StructureError(_NO_PARAMETERS)

@@ -35,6 +35,7 @@ class DerivedCircuit(Circuit):
     """
 
     _log_partition: tuple[tuple, Tensor] | None = None
+    _is_normalised = False
 
     def __init__(self, sources: Sequence[Circuit], pieces: Sequence[Piece], families: Sequence[InputFamily]) -> None:
         nn.Module.__init__(self)

@@ -50,6 +50,8 @@ class SignedFunction(Circuit):
     refused by name: evidence, samples, marginals, MPE, EM.
     """
 
+    _is_normalised = False
+
     def value(self, x: Shaped[Tensor, "B D"]) -> SignedValue:
         """`c(x)` of complete values, (B, D), as sign and logarithm of its size, float64; differentiable."""
         return self.value_under(Evidence(x))
