@@ -84,7 +84,7 @@ def _is_arithmetic(node: ast.expr) -> bool:
         return type(node.op) in _OPERATORS and _is_arithmetic(node.left) and _is_arithmetic(node.right)
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub | ast.UAdd) and _is_arithmetic(node.operand)
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < float("inf")
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and abs(node.value) < float("inf")
 
 
 def _evaluate(node: ast.expr) -> Fraction:

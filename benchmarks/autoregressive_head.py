@@ -97,8 +97,8 @@ class Autoregressive:
         return found.double().masked_fill(~self.mask, 0.0).sum(-1)
 
 
-def objective(head: AutoregressiveHead, blocks: MaskedBlocks) -> Tensor:
-    """(B,) nats a masked token, as `pcd.Objective` counts them."""
+def objective(head: nn.Module, blocks: MaskedBlocks) -> Tensor:
+    """(B,) nats a masked token of an `AutoregressiveHead`, as `pcd.Objective` counts them."""
     assert blocks.hidden is not None
     distribution = head(blocks.log_marginals, blocks.hidden, blocks.tokens, blocks.mask)
     return distribution.log_prob(blocks.tokens) / blocks.mask.sum(-1)

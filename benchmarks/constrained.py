@@ -82,8 +82,9 @@ def generate(model: Embedded, task: str, first: int, options: argparse.Namespace
     """Outputs `first`, `first + 1`, ... of a task; their draws depend on the seed and on `first` alone."""
     count = min(options.batch, options.count - first)
     prompts = [torch.tensor(model.tokenizer.encode(PROMPTS[(first + i) % len(PROMPTS)]).ids) for i in range(count)]
-    length = model.model.head.block_length
-    settings: dict[str, Any] = {"max_new_tokens": options.tokens, "steps": options.steps * -(-options.tokens // length)}
+    assert model.model.head is not None
+    blocks = -(-options.tokens // model.model.head.block_length)
+    settings: dict[str, Any] = {"max_new_tokens": options.tokens, "steps": options.steps * blocks}
     if task != CONTROL:
         settings["constraint"] = TASKS[task].build(model.tokenizer)
     start = time.process_time()

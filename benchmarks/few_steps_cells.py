@@ -155,8 +155,9 @@ def count(
         nats, judged = judge(loaded.judge, prompts, drawn.rows, limit)
     blocks = sum(-(-min(len(row) + 1, limit) // loaded.block_length) for row in drawn.rows)
     taken = sum(drawn.calls) / blocks if steps is None else float(steps)
-    counts = [found.count("well_formed"), found.count("right"), found.number]
-    return Counted(*counts, nats, judged, found.entropy, found.distinct_2, taken, drawn.seconds)
+    well_formed, right = found.counts("well_formed"), found.counts("right")
+    measured = (found.entropy, found.distinct_2, taken, drawn.seconds)
+    return Counted(well_formed, right, found.number, nats, judged, *measured)
 
 
 @torch.no_grad()

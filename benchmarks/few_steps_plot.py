@@ -1,12 +1,13 @@
 """The figure of the few-steps benchmark."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks.few_steps_tables import BACKBONE, Result
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = {BACKBONE: "#d1495b", "ours, trained": "#1f6fb4", "ours, untrained": "#76b7e5", "paper's": "#b08d2e"}
@@ -42,9 +43,16 @@ def plot_few_steps(result: Result) -> "Figure":
     return figure
 
 
-def _draw(column: "list[Axes]", result: Result, model: str, rule: str) -> None:
+def _draw(column: np.ndarray, result: Result, model: str, rule: str) -> None:
+    """Into three axes."""
     curve, steps = result.curve(model, rule), result.steps(model, rule).tolist()
-    style = {"color": COLOURS[model], "marker": "o", "markersize": 3.5, "linewidth": 1.8, "label": model}
+    style: dict[str, Any] = {
+        "color": COLOURS[model],
+        "marker": "o",
+        "markersize": 3.5,
+        "linewidth": 1.8,
+        "label": model,
+    }
     estimates, low, high = zip(*result.bootstrap.intervals(result.shares(model, rule)), strict=True)
     column[0].fill_between(steps, low, high, color=COLOURS[model], alpha=0.12, linewidth=0)
     column[0].plot(steps, estimates, **style)
@@ -53,11 +61,11 @@ def _draw(column: "list[Axes]", result: Result, model: str, rule: str) -> None:
     column[2].plot(steps, [result.cells[spec].entropy for spec in curve], **style)
 
 
-def _real(grid: "list[list[Axes]]", result: Result) -> None:
-    """The published solutions as a line."""
+def _real(grid: np.ndarray, result: Result) -> None:
+    """The published solutions as a line, into axes of three rows."""
     perplexity = math.exp(result.interval(result.published, "nats", "judged").estimate)
     if math.isfinite(perplexity):  # there is a judge
-        grid[1][0].set_yscale("log")
+        grid[1, 0].set_yscale("log")
     for row, value in zip(grid, (None, perplexity, result.published.entropy), strict=True):
         if value is not None and math.isfinite(value):
             for axes in row:

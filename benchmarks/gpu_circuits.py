@@ -75,11 +75,11 @@ def _heads(sizes: Sizes, draw: Draw) -> Iterator[Work]:
     x, observed = draw.integers(values, batch, sizes.steps), draw(batch, sizes.steps) < 0.5
     log_weights = draw(batch, sizes.steps, values).log()
     top, ids = log_weights.topk(min(64, values), -1)
-    potentials = {"latent": draw(batch, sizes.steps, states).log(), "gates": draw(batch, sizes.steps, 8, 8).log()}
+    latent, gates = draw(batch, sizes.steps, states).log(), draw(batch, sizes.steps, 8, 8).log()
     known = {
         "weights": pc.Evidence(x, observed=observed, log_weights=log_weights),
         "top weights": pc.Evidence(x, observed=observed, log_weights=top, weighted_values=ids),
-        "weights and gates": pc.Evidence(x, observed=observed, log_weights=log_weights, **potentials),
+        "weights and gates": pc.Evidence(x, observed=observed, log_weights=log_weights, latent=latent, gates=gates),
     }
     for name, evidence in known.items():
         yield _whole(f"head, {name}, V={values}, H={states}", circuit, evidence, {"forward": None, "train": None})

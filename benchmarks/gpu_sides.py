@@ -3,7 +3,7 @@
 Sizes come from `FULL` on a device and from `DRY` where only the program is tried.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ def sides_of(ours: Call, definition: Call, products: Call | None) -> dict[str, C
     return found if products is None else {**found, BARE: products, TF32: _in_tf32(products)}
 
 
-def products_of(shapes: list[tuple[int, int, int]], batch: int, device: torch.device) -> Mapping[str, Call]:
+def products_of(shapes: Sequence[Sequence[int]], batch: int, device: torch.device) -> Mapping[str, Call]:
     """Of `benchmarks.peers.bare`, on the device."""
     with torch.device(device):
         return bare.prepare({}, {"products": [list(shape) for shape in shapes], "batch": batch})

@@ -9,6 +9,7 @@ distribution or frequencies being the baseline. All models see the incomplete ta
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +124,8 @@ def _kinds(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 
 def measure(name: str, share: float, seeds: range) -> dict[str, list[Score]]:
-    complete, found = table(name), {method: [] for method in METHODS}
+    complete = table(name)
+    found: dict[str, list[Score]] = {method: [] for method in METHODS}
     for seed in seeds:
         hidden = hide(complete, share, np.random.default_rng(seed))
         incomplete = complete.mask(hidden)
@@ -154,8 +156,9 @@ def losses(results: dict[str, dict[str, list[Score]]]) -> list[str]:
     for name, methods in results.items():
         mean = {m: [np.mean([s[n] for s in scores]) for n in range(2)] for m, scores in methods.items()}
         for n, kind in enumerate(("numbers", "categories")):
-            best = min(METHODS, key=lambda m, n=n: mean[m][n])
-            if mean["circuit"][n] > mean[best][n]:
+            errors = {m: mean[m][n] for m in METHODS}
+            best = min(METHODS, key=errors.__getitem__)
+            if errors["circuit"] > errors[best]:
                 found.append(f"{name}, {kind}: {best} has the smaller error{_by(methods, best, n)}")
         logs = [np.mean([s.log_score for s in methods[m]]) for m in ("circuit", "mean or mode")]
         if logs[0] <= logs[1]:
@@ -180,7 +183,7 @@ def plot(results: dict[str, dict[str, list[Score]]]) -> Any:
     for n, (axes, title) in enumerate(zip(figure.subplots(1, 3), titles, strict=True)):
         for place, (method, colour) in enumerate(zip(METHODS, ("#1f6fb4", "#d1495b", "#8a8a8a"), strict=True)):
             for group, scores in enumerate(of[method] for of in results.values()):
-                values = [s[n] for s in scores if s[n] is not None]
+                values = [value for s in scores if (value := s[n]) is not None]
                 at = group + 0.27 * (place - 1)
                 if values:
                     axes.bar(at, np.mean(values), 0.25, color=colour, label=None if group else method)
@@ -198,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.2, help="of the cells that are hidden")
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
-    parser.add_argument("--out", type=record.Path, default=record.RESULTS)
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     count = options.seeds or (1 if options.reduced else 5)
     seeds = range(options.seed, options.seed + count)

@@ -10,12 +10,13 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks import random_transformer, record, trained
-from benchmarks.random_transformer import BLOCK, CONTEXT
+from benchmarks.random_transformer import BLOCK, CONTEXT, cached_log_marginals
 from benchmarks.spread import Spread
 from pcircuits_diffusion.decoding.loop import Models, propose
 from pcircuits_diffusion.decoding.randomness import Randomness
@@ -82,8 +83,8 @@ def _measure(backbone: Any, heads: dict[str, Any], batch_size: int, repeats: int
             times.clear()  # the first turn warms up
         for masked, (inputs, mask) in cases.items():
             block = inputs[:, span]
-            found = timed("backbone", masked, lambda x=inputs: backbone.log_marginals(x, span=span))
-            timed("cached", masked, lambda x=block: random_transformer.cached_log_marginals(backbone, x, cache))
+            found = timed("backbone", masked, partial(backbone.log_marginals, inputs, span=span))
+            timed("cached", masked, partial(cached_log_marginals, backbone, block, cache))
             for name, head in heads.items():
                 if name != SLOW or (turn == 1 and batch_size == 1):
                     step = _step(backbone, head, name, found, block, mask, generator)

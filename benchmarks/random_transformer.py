@@ -1,5 +1,7 @@
 """A transformer of half a billion random weights: what a head's time is measured against, and nothing else."""
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,17 @@ import pcircuits as pc
 from pcircuits_diffusion.backbones import MaskedTransformer, TransformerConfig
 from pcircuits_diffusion.backbones.transformer import Layer, _rotate
 
+
+class Sizes(TypedDict):
+    dim: int
+    num_layers: int
+    num_heads: int
+
+
 VOCAB, CONTEXT, BLOCK, STATES = 126_464, 512, 32, 1024
-SIZES = {"dim": 1024, "num_layers": 30, "num_heads": 16}
-SMALL_VOCAB, SMALL_STATES, SMALL_SIZES = 512, 16, {"dim": 32, "num_layers": 2, "num_heads": 2}
+SIZES: Sizes = {"dim": 1024, "num_layers": 30, "num_heads": 16}
+SMALL_VOCAB, SMALL_STATES = 512, 16
+SMALL_SIZES: Sizes = {"dim": 32, "num_layers": 2, "num_heads": 2}
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values (B, heads, C, E) of the context, one pair a layer."""

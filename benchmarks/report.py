@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import comparison, compile_time, density_tables, imputation, memory, record, scaling
-from benchmarks.bounds import BARE, EXPONENT_SLACK
+from benchmarks.bounds import BARE, EXPONENT_SLACK, bound
 
 PAGES = tuple(record.ROOT / "docs" / name for name in ("performance.md", "density.md"))
 COMPARISONS = ("layers", "circuits", "hmm", "sampling")
@@ -147,7 +147,7 @@ def _lost(workloads: Results) -> list[str]:
         for name, found in workloads.items()
         for action, sides in found["ratios"].items()
         for side, spread in sides.items()
-        if side == BARE and spread["median"] > 2 and comparison.bound(name, action, side) is None
+        if side == BARE and spread["median"] > 2 and bound(name, action, side) is None
     ]
     return [*missed, *unbounded]
 

@@ -19,7 +19,7 @@ class Cell(NamedTuple):
     entropy: float
     judged: GenerationMetrics | None = None
 
-    def count(self, field: str) -> torch.Tensor:
+    def counts(self, field: str) -> torch.Tensor:
         """(N,) how many annotations of each sample have the property, or its sum."""
         return torch.tensor([float(sum(getattr(a, field) for a in sample)) for sample in self.annotations]).double()
 
@@ -81,5 +81,5 @@ def gain(cell: Cell, over: Cell, field: str, bootstrap: DocumentBootstrap) -> In
 
 
 def _ratio(cell: Cell, field: str, bootstrap: DocumentBootstrap) -> torch.Tensor:
-    totals = bootstrap.totals(torch.stack([cell.count(field), cell.number]))
+    totals = bootstrap.totals(torch.stack([cell.counts(field), cell.number]))
     return (totals[:, 0] / totals[:, 1]).unsqueeze(-1)

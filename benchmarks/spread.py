@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Spread(NamedTuple):
-    """Median, minimum and maximum of `count` repetitions."""
+    """Median, minimum and maximum of `repetitions` measurements."""
 
     median: float
     least: float
     most: float
-    count: int
+    repetitions: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
@@ -20,8 +20,8 @@ class Spread(NamedTuple):
 
     def to_json(self, digits: int = 4) -> dict[str, Any]:
         """By name, rounded to significant digits."""
-        rounded = {name: float(f"{value:.{digits}g}") for name, value in self._asdict().items()}
-        return {**rounded, "count": self.count}
+        rounded = {name: float(f"{getattr(self, name):.{digits}g}") for name in ("median", "least", "most")}
+        return {**rounded, "count": self.repetitions}
 
 
 def plain(value: float) -> str:

@@ -68,7 +68,13 @@ def windows(
     return corpus.stream_windows(encoded, config.max_length, eos_id=config.eos_id, stride=stride)
 
 
-def train_objective(head: pcd.CoupledHead, backbone: MaskedTransformer, train, valid, options) -> None:
+def train_objective(
+    head: pcd.CoupledHead,
+    backbone: MaskedTransformer,
+    train: torch.Tensor,
+    valid: torch.Tensor,
+    options: argparse.Namespace,
+) -> None:
     """Objective (7) on random windows, the backbone frozen."""
     generator = torch.Generator().manual_seed(options.seed)
     chosen = train[torch.randperm(len(train), generator=generator)[: options.objective_windows]]

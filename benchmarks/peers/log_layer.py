@@ -24,10 +24,10 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
     linear = log_weights.detach().exp()
 
     def train() -> torch.Tensor:
-        log_weights.grad = None
         a, b = left.detach().requires_grad_(), right.detach().requires_grad_()
         values(log_weights.exp(), a + b).backward(flows)
-        assert log_weights.grad is not None
-        return log_weights.grad
+        gradient, log_weights.grad = log_weights.grad, None
+        assert gradient is not None
+        return gradient
 
     return {"forward": forward, "train": train, "values": forward, "counts": train}

@@ -43,10 +43,18 @@ def models(setup: Setup, loaded: Loaded, steps: int, seed: int) -> list[CoupledD
     blocks = -(-setup.length // setup.block_length)
     if steps % blocks:
         raise ValueError(f"{steps} steps do not spread evenly over {blocks} blocks of {setup.block_length} tokens")
-    options = {"steps_per_block": steps // blocks, "block_length": setup.block_length, "seed": seed}
-    options["max_gen_toks"] = setup.length
     alone = loaded._replace(model=CoupledDiffusion(loaded.model.backbone))
-    return [CoupledDiffusionLM(part, **options, **setup.settings) for part in (alone, loaded)]
+    return [
+        CoupledDiffusionLM(
+            part,
+            steps_per_block=steps // blocks,
+            block_length=setup.block_length,
+            max_gen_toks=setup.length,
+            seed=seed,
+            **setup.settings,
+        )
+        for part in (alone, loaded)
+    ]
 
 
 def outcomes(model: CoupledDiffusionLM, task: Task, limit: int | None) -> dict[int, float]:
