@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import pcircuits as pc
-from benchmarks import record, trained
+from benchmarks import record
 from benchmarks.random_transformer import BLOCK, SMALL_STATES, SMALL_VOCAB, STATES, VOCAB
 from pcircuits_diffusion.evaluate import tables
 from pcircuits_diffusion.head import CoupledHead
@@ -55,7 +55,7 @@ def child(options: str, small: bool, seed: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = trained.parser(__doc__)
+    parser = record.parser(__doc__)
     options = parser.parse_args(arguments)
     found = measure(small=options.reduced, seed=options.seed)
     print(tables.aligned([["head", "peak MB"], *([k, f"{v * 1.048576:.0f}"] for k, v in found.items())]))

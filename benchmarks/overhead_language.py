@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import random_transformer, record, trained
+from benchmarks import random_transformer, record
 from benchmarks.random_transformer import BLOCK, CONTEXT, cached_log_marginals
 from benchmarks.spread import Spread
 from pcircuits_diffusion.decoding.loop import Models, propose
@@ -129,7 +129,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = trained.parser(__doc__)
+    parser = record.parser(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=6, help="turns at batch 1; half as many at larger ones")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])

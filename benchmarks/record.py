@@ -1,5 +1,6 @@
-"""The one place that writes results: JSON with date, commit, versions, seed and a description of the machine."""
+"""The one place that writes results, and its options: JSON with date, commit, versions, seed and the machine."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -18,6 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("pcircuits", "torch", "numpy", "tokenizers")
 PEERS = ("libcirkit", "spflow", "torch-struct", "pomegranate", "dynamax", "jax", "hmmlearn", "torch", "numpy")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a command that writes a result."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--reduced", action="store_true")
+    options.add_argument("--out", type=Path, default=RESULTS)
+    return options
 
 
 def write(name: str, results: Mapping[str, Any], *, seed: int, folder: Path = RESULTS) -> Path:

@@ -79,9 +79,11 @@ def train(name: str, loaded: trained.Trained, options: argparse.Namespace) -> No
 
 def budget(description: str | None) -> argparse.ArgumentParser:
     """The options that say on what, and how long, a head is trained."""
-    parser = trained.parser(description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder that is written to, and gone on from")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
     trained.add_corpus(parser)
-    parser.set_defaults(out=None)
     parser.add_argument("--windows", type=int, default=19_200)
     parser.add_argument("--valid", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=1)

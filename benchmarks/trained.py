@@ -33,11 +33,8 @@ CORPORA = {
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark of these weights has."""
-    shared = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared.add_argument("--seed", type=int, default=0)
-    shared.add_argument("--reduced", action="store_true")
+    shared = record.parser(description)
     shared.add_argument("--weights", type=Path, default=FOLDER)
-    shared.add_argument("--out", type=Path, default=record.RESULTS)
     return shared
 
 
