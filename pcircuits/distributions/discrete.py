@@ -322,6 +322,8 @@ class Discrete(InputFamily):
         groups, _, units = prepared.linear.shape
         if len(row) > groups * units and evidence.log_weights is None and temperature == 1.0:
             found = draw(prepared.linear.mT.flatten(0, 1), generator, rows[row] * units + unit)
+            if not evidence.observed.any():
+                return found
             return torch.where(evidence.observed[row, batch], self._integers(evidence)[row, batch], found)
         drawn = self._integers(evidence)[row, batch]
         free = (~evidence.observed[row, batch]).nonzero().squeeze(-1)

@@ -4,6 +4,8 @@ import torch
 
 from pcircuits.types import Float, Int, Tensor
 
+_FEW = 8  # shares that are compared sooner than searched
+
 
 def draw(
     weights: Float[Tensor, "R J"], generator: torch.Generator | None, rows: Int[Tensor, " M"] | None = None
@@ -29,8 +31,11 @@ def _draw_many(
     rows: Int[Tensor, " M"],
     generator: torch.Generator | None,
 ) -> Int[Tensor, " M"]:
-    """All rows end to end are one increasing sequence, row r from r to r + 1."""
+    """All rows end to end are one increasing sequence, row r from r to r + 1; a few shares are looked at each."""
     count, width = shares.shape
+    if width <= _FEW:
+        target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator)
+        return (shares.index_select(0, rows) <= target.unsqueeze(-1)).sum(-1)
     ends = (shares + torch.arange(count, device=rows.device).unsqueeze(-1)).flatten()
     target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator) + rows
     index = torch.searchsorted(ends, target, right=True) - rows * width
