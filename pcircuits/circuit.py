@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcircuits.count_gradients import log_evidence
 from pcircuits.distributions import Categorical, InputFamily, PerSample, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
@@ -179,8 +178,7 @@ class Circuit(nn.Module):
         evidence = evidence.weighing_intervals([family.num_categories for family in self.inputs])
         with torch.autocast(self.device.type, enabled=False):
             if self._differentiates_by_counts(evidence):
-                memory = self._fast_memory(workspace)
-                return Posterior(self, evidence, log_evidence=log_evidence(self, evidence, memory))
+                return Posterior(self, evidence, memory=self._fast_memory(workspace))
             memory = self._memory(evidence, workspace)
             found = evaluate(self.plan, self.prepared(), evidence, self.dtype, memory, recompute=recompute)
             return Posterior(self, evidence, found)
@@ -199,7 +197,8 @@ class Circuit(nn.Module):
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> Shaped[Tensor, "N D"]:
         """`n` samples, (n, D)."""
-        return self.condition(self._nothing()).sample(n, generator=generator)[:, 0]
+        with torch.no_grad():
+            return self.condition(self._nothing()).sample(n, generator=generator)[:, 0]
 
     def marginals(self) -> Float[Tensor, "D V"] | list[Tensor | Moments]:
         """`p(X_i)`, (D, V), or a list with one entry a variable as for a posterior; kept like `prepared`."""

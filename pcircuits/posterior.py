@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcircuits import queries
+from pcircuits.count_gradients import log_evidence
 from pcircuits.errors import EvidenceError, ShapeError, StaleError, StructureError
 from pcircuits.evaluator import Evaluation, evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
@@ -24,33 +25,36 @@ class Posterior:
     """
 
     def __init__(
-        self,
-        circuit: "Circuit",
-        evidence: Evidence,
-        evaluation: Evaluation | None = None,
-        *,
-        log_evidence: Float[Tensor, " B"] | None = None,
+        self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation | None = None, memory: Memory | None = None
     ) -> None:
-        """With a log evidence that is worked out by itself, other queries have an evaluation made when they ask."""
+        """With memory in place of an evaluation, the log evidence is worked out by itself if it is asked for first;
+        other queries have an evaluation that autograd records.
+        """
         self.circuit, self.evidence, self._version = circuit, evidence, circuit.version
-        self._evaluated = evaluation
-        if log_evidence is None:
-            log_evidence = self._evaluation.log_evidence - circuit.log_partition()
-        self._log_evidence = log_evidence
-
-    @property
-    def _evaluation(self) -> Evaluation:
-        if self._evaluated is None:
-            with torch.enable_grad():
-                circuit = self.circuit
-                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, Memory())
-        return self._evaluated
+        self._evaluated, self._memory = evaluation, memory
+        self._log_evidence: Float[Tensor, " B"] | None = None
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
         """Log probability of the evidence (log Z), natural log, float64; `-inf` where it is impossible."""
         self._require_fresh()
+        if self._log_evidence is None and self._evaluated is None and self._memory is not None:
+            with torch.enable_grad(), torch.autocast(self.circuit.device.type, enabled=False):
+                self._log_evidence = log_evidence(self.circuit, self.evidence, self._memory)
+        return self._evaluated_log_evidence()
+
+    def _evaluated_log_evidence(self) -> Float[Tensor, " B"]:
+        if self._log_evidence is None:
+            self._log_evidence = self._evaluation.log_evidence - self.circuit.log_partition()
         return self._log_evidence
+
+    @property
+    def _evaluation(self) -> Evaluation:
+        if self._evaluated is None:
+            circuit = self.circuit
+            with torch.enable_grad(), torch.autocast(circuit.device.type, enabled=False):
+                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, Memory())
+        return self._evaluated
 
     def log_prob(
         self, x: Shaped[Tensor, "*N B D"], *, variables: Bool[Tensor, "B D"] | None = None
@@ -231,7 +235,7 @@ class Posterior:
 
     def _possible(self) -> Evidence:
         self._require_fresh()
-        if (bad := self._log_evidence.isneginf()).any():
+        if (bad := self._evaluated_log_evidence().isneginf()).any():
             raise EvidenceError(f"the evidence is impossible (log evidence -inf) in batch rows {rows_of(bad)}")
         return self.evidence
 

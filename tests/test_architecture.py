@@ -31,7 +31,7 @@ ORDER = (
     ("layers",),
     ("evaluator", "paths"),
     ("statistics",),
-    ("queries", "posterior", "summary", "count_gradients", "circuit", "conditional", "hmm", "torch_distribution"),
+    ("queries", "count_gradients", "posterior", "summary", "circuit", "conditional", "hmm", "torch_distribution"),
     ("operations",),
     ("properties",),
     ("learning",),

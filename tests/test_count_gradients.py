@@ -133,7 +133,7 @@ def test_other_queries_of_the_same_posterior_are_differentiable() -> None:
 def test_it_is_used_where_counts_are_gradients_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     original = count_gradients.log_evidence
-    monkeypatch.setattr("pcircuits.circuit.log_evidence", lambda *a: asked.append(a) or original(*a))
+    monkeypatch.setattr("pcircuits.posterior.log_evidence", lambda *a: asked.append(a) or original(*a))
     discrete, gaussian = circuit_of("cp", pc.Categorical(2), seed=0), circuit_of("cp", pc.Gaussian(), seed=0)
     latent = torch.zeros(1, 6, 3, requires_grad=True)
     x = torch.zeros(1, 6, dtype=torch.long)
