@@ -156,6 +156,8 @@ class Circuit(nn.Module):
         """Whether gradients are asked for, of parameters alone, and expected counts give them all."""
         if self.device.type != "cpu" or not self._differentiates() or evidence.requires_grad:
             return False
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, self.parameters())):
+            return False  # transforms of `torch.func` want to see every operation
         return self._is_normalised and all(family.gradients_by_counts for family in set(self.inputs))
 
     def forward(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:

@@ -112,6 +112,15 @@ def test_a_graph_may_be_gone_through_twice_and_differentiated() -> None:
     assert_same(*second)
 
 
+def test_transforms_of_functions_find_the_same() -> None:
+    circuit = circuit_of("cp", pc.Categorical(2), seed=0).double()
+    x = circuit.sample(BATCH, generator=torch.Generator().manual_seed(0))
+    parameters = dict(circuit.named_parameters())
+    found = torch.func.grad(lambda p: torch.func.functional_call(circuit, p, (x,)).sum())(parameters)
+    expected = torch.autograd.grad(circuit.log_prob(x).sum(), list(parameters.values()))
+    assert_same(tuple(found.values()), expected)
+
+
 def test_parameters_that_need_none_get_none() -> None:
     circuit = circuit_of("cp", pc.Categorical(2), seed=0)
     first, *others = circuit.parameters()
