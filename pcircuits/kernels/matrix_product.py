@@ -45,8 +45,8 @@ def bmm(
 
 
 def bmm_of(left: Float[Tensor, "F M J"], right: Float[Tensor, "F J N"]) -> Callable[..., Tensor]:
-    """`bmm` for many arguments like these, with the choice already made."""
-    return bmm if len(left) and _gains(left[0], right[0]) else torch.bmm
+    """`bmm` into `out` for many arguments like these, with the choice already made; not differentiable."""
+    return _linear_bmm if len(left) and _gains(left[0], right[0]) else torch.bmm
 
 
 def _gains(left: Tensor, right: Tensor) -> bool:
@@ -70,6 +70,13 @@ def _has_onednn() -> bool:
 def _linear(left: Tensor, right: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
+
+
+def _linear_bmm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    multiply = torch.ops.mkldnn._linear_pointwise
+    for a, b, c in zip(left, right, out, strict=True):
+        c.copy_(multiply(a, b.mT, None, "none", [], ""))
+    return out
 
 
 def _run(left: Tensor, right: Tensor) -> Tensors:

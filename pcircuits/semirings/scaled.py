@@ -47,7 +47,6 @@ class _Limits(NamedTuple):
 _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
-_STEPS = 2  # of a chain are rescaled once
 _FACTORS = 4  # products of so many children are rescaled once
 
 
@@ -186,7 +185,7 @@ class Scaled:
             return None
         peaks = first.v.new_empty(*shape[:-1], 1)
         linear = [w.linear for w in weights]
-        cpu_chain.chain(linear, sides.v, first.v, products=products, sums=sums, peaks=peaks, every=_STEPS)
+        cpu_chain.chain(linear, sides.v, first.v, products=products, sums=sums, peaks=peaks)
         self._mark_chain(peaks.squeeze(-1), sums)
         scale = sides.s + peaks.squeeze(-1).double().log()
         return Values(products, first.s + scale.cumsum(0)), sums

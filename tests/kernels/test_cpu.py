@@ -117,21 +117,18 @@ def chain_case(steps: int, rows: int, batch: int, states: int, tied: bool) -> tu
     return weights, sides, torch.rand(rows, batch, states, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (4, 1, 63, 2), (2, 2, 1, 1000), (63, 1, 3, 2)])
-def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool, every: int) -> None:
+def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool) -> None:
     weights, sides, below = chain_case(*sizes, tied)
     products, sums, shares, flows = (poisoned(*sides.shape, dtype=torch.float64) for _ in range(4))
     peaks = poisoned(*sides.shape[:-1], 1, dtype=torch.float64)
-    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks, every=every)
+    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks)
     last = sums[-1] * torch.rand(sums[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     chain.chain_flows(list(weights), products, sums, last, shares=shares, flows=flows)
-    for t, (w, side, product, peak, total) in enumerate(zip(weights, sides, products, peaks, sums, strict=True)):
+    for w, side, product, peak, total in zip(weights, sides, products, peaks, sums, strict=True):
         assert torch.allclose(product * peak, side * below)
-        largest = (side * below).amax(-1, keepdim=True)
-        largest = largest.clamp_min(torch.finfo(peak.dtype).tiny)
-        assert torch.equal(peak, largest if t % every == 0 else torch.ones_like(peak))
+        assert torch.equal(peak.squeeze(-1) > 1e-300, (side * below).amax(-1) > 0)
         below = linear_sum(w, product)
         assert torch.allclose(total, below)
     every = []

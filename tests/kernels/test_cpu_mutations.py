@@ -22,7 +22,6 @@ MUTATIONS = (
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(values)", "", SUM),
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(weights)", "", SUM),
     Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
-    Mutation("chain/cpu.py", "chain", "peaks.fill_(1.0)", "pass", CHAIN),
     Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
     Mutation("chain/cpu.py", "chain_flows", "last = flow.mul_(product)", "last = flow", CHAIN),
     Mutation("chain/cpu.py", "chain_flows", "reversed(list(steps))", "list(steps)", CHAIN),
@@ -58,7 +57,8 @@ MUTATIONS = (
     Mutation(
         "matrix_product.py", "bmm", "zip(left, right, out", "zip(left, right.flip(0), out", "test_batched_products"
     ),
-    Mutation("matrix_product.py", "bmm_of", "return bmm if", "return torch.mm if", BATCHED),
+    Mutation("matrix_product.py", "bmm_of", "return _linear_bmm if", "return torch.mm if", BATCHED),
+    Mutation("matrix_product.py", "_linear_bmm", "zip(left, right, out", "zip(left, right.flip(0), out", BATCHED),
     Mutation("matrix_product.py", "_gains", "rows >= _LEAST_ROWS", "rows >= 0", "test_small_and"),
     Mutation("matrix_product.py", "_gradients", "mm(grads[0], right.mT)", "-mm(grads[0], right.mT)", DERIVED),
     Mutation(

@@ -20,22 +20,18 @@ def chain(
     products: Float[Tensor, "T F B K"],
     sums: Float[Tensor, "T F B K"],
     peaks: Float[Tensor, "T F B 1"],
-    every: int = 1,
 ) -> None:
     """`products[t] = sides[t] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] = first`.
 
-    `peaks` are the maxima before that in the first step and every so many later, where a maximum of zero counts as the
-    least positive number, and 1 in the others.
+    `peaks` are the maxima before that; a maximum of zero counts as the least positive number.
     """
     least, below = torch.finfo(peaks.dtype).tiny, first
     multiply = bmm_of(first, weights[0].mT)
-    peaks.fill_(1.0)
     steps = zip(weights, sides.unbind(0), products.unbind(0), sums.unbind(0), peaks.unbind(0), strict=True)
-    for t, (w, side, product, total, peak) in enumerate(steps):
+    for w, side, product, total, peak in steps:
         torch.mul(side, below, out=product)
-        if t % every == 0:
-            torch.amax(product, -1, keepdim=True, out=peak)
-            product.div_(peak.clamp_min_(least))
+        torch.amax(product, -1, keepdim=True, out=peak)
+        product.div_(peak.clamp_min_(least))
         multiply(product, w.mT, out=total)
         below = total
 
