@@ -34,8 +34,8 @@ def find_chains(levels: "Sequence[Level]", incoming: "Sequence[Incoming]") -> tu
     found: list[Chain] = []
     n = 1
     while n < len(levels):
-        stop = n + 1
-        while stop < len(levels) and _goes_on(levels, incoming, n, stop):
+        stop, groups = n + 1, set[str]()
+        while stop < len(levels) and _goes_on(levels, incoming, n, stop, groups):
             stop += 1
         side = _side(levels, n)
         if side is not None and stop - n >= LEAST_STEPS:
@@ -55,15 +55,17 @@ def _chain(steps: "Sequence[Level]", start: int, side: int, levels: "Sequence[Le
     return Chain(start, start + len(steps), side, len(groups) == 1, source, rows)
 
 
-def _goes_on(levels: "Sequence[Level]", incoming: "Sequence[Incoming]", first: int, n: int) -> bool:
-    """Whether level n is a step like level `first`, and the only reader of the level before."""
+def _goes_on(levels: "Sequence[Level]", incoming: "Sequence[Incoming]", first: int, n: int, groups: set[str]) -> bool:
+    """Whether level n is a step like level `first`, and the only reader of the level before. `groups`, the steps'
+    parameter groups until then, gets its own: all are the same, or no two.
+    """
     side, below = _side(levels, n), incoming[n - 1]
     if side is None or side != _side(levels, first):
         return False
     if _parts(levels[n], side)[0].level != _parts(levels[first], side)[0].level:
         return False
     shapes = {(levels[m].num_rows, levels[m].num_units) for m in (first, n)}
-    groups = {levels[m].weights.group for m in range(first, n + 1)}  # type: ignore[union-attr]
+    groups |= {levels[m].weights.group for m in (first, n)}  # type: ignore[union-attr]
     only_reader = len(below.sources) == 1 and below.index is None and below.target is None
     return only_reader and len(shapes) == 1 and len(groups) in (1, n + 1 - first)
 

@@ -1,5 +1,7 @@
 """The circuit: a plan and its parameters, a distribution that evidence conditions."""
 
+import contextlib
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,9 +71,10 @@ class Circuit(nn.Module):
         self.graph, self.num_units, self.layer = graph, units, layer or graph.default_layer
         self.inputs = _families(inputs, graph.num_variables)
         self.ties = {"sum": dict(sum_ties or {}), "input": dict(input_ties or {})}
-        self._plan = compile_plan(graph, self.inputs, units, self.layer, sum_ties=sum_ties, input_ties=input_ties)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self.groups = build_groups(dict(self._plan.groups), generator)
+        with _collection_paused():
+            self._plan = compile_plan(graph, self.inputs, units, self.layer, sum_ties=sum_ties, input_ties=input_ties)
+            self.groups = build_groups(dict(self._plan.groups), generator)
         if getattr(graph, "observed_latents", False):
             self._make_inputs_indicators()
         self.to(dtype)
@@ -359,3 +362,15 @@ def _weights(sample_weights: Tensor | None, evidence: Evidence) -> Float[Tensor,
     if not sample_weights.any():
         raise ParameterError("`sample_weights` are all zero; at least one sample must count")
     return sample_weights.double()
+
+
+@contextlib.contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Many objects are made here and none is garbage: looking for it would take longer than all else."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,5 +1,7 @@
 """Folding: what is alike is one level, and what lies side by side is read without a copy."""
 
+import gc
+
 import pytest
 import torch
 
@@ -60,3 +62,16 @@ def tensors_of(item: object) -> list[torch.Tensor]:
         return [item]
     parts = item if isinstance(item, tuple) else getattr(item, "__dict__", {}).values()
     return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_building_leaves_the_garbage_collector_as_it_was(enabled: bool) -> None:
+    was = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        pc.Circuit(pc.structures.chain(3), pc.Categorical(2), num_units=2)
+        with pytest.raises(pc.StructureError):
+            pc.Circuit(pc.structures.chain(3), pc.Categorical(2), num_units=2, layer="none")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was else gc.disable)()
