@@ -1,13 +1,12 @@
 """The circuit: a plan and its parameters, a distribution that evidence conditions."""
 
-import contextlib
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from pcircuits.collection import collection_paused
 from pcircuits.distributions import Categorical, InputFamily, PerSample, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
 from pcircuits.evaluator import evaluate
@@ -72,7 +71,7 @@ class Circuit(nn.Module):
         self.inputs = _families(inputs, graph.num_variables)
         self.ties = {"sum": dict(sum_ties or {}), "input": dict(input_ties or {})}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        with _collection_paused():
+        with collection_paused():
             self._plan = compile_plan(graph, self.inputs, units, self.layer, sum_ties=sum_ties, input_ties=input_ties)
             self.groups = build_groups(dict(self._plan.groups), generator)
         if getattr(graph, "observed_latents", False):
@@ -362,15 +361,3 @@ def _weights(sample_weights: Tensor | None, evidence: Evidence) -> Float[Tensor,
     if not sample_weights.any():
         raise ParameterError("`sample_weights` are all zero; at least one sample must count")
     return sample_weights.double()
-
-
-@contextlib.contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Many objects are made here and none is garbage: looking for it would take longer than all else."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -21,7 +21,7 @@ PACKAGES = ("pcircuits", "pcircuits_diffusion")
 # A module imports only from lines above, from modules to its left, and from its own package; for annotations alone
 # (under TYPE_CHECKING) from anywhere on its line.
 ORDER = (
-    ("types", "errors", "files", "layout", "workspace"),
+    ("types", "errors", "collection", "files", "layout", "workspace"),
     ("structures",),
     ("kernels",),
     ("evidence",),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pcircuits.collection import collection_paused
 from pcircuits.structures.region_graph import Region, RegionGraph
 from pcircuits.structures.validation import require_integer
 
@@ -36,6 +37,7 @@ Splits = list[tuple[Rectangle, ...]]
 """Partitions of a rectangle."""
 
 
+@collection_paused()
 def rectangle_graph(
     height: int, width: int, splits: Callable[[Rectangle], Splits], *, num_units: int | None
 ) -> RegionGraph:
