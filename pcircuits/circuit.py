@@ -12,6 +12,7 @@ from pcircuits.errors import EvidenceError, ParameterError, ShapeError, Structur
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.folding import compile_plan
+from pcircuits.kernels import choice
 from pcircuits.layers import InputGroup, ParameterGroup, build_groups
 from pcircuits.plan import InnerLevel, InputLevel, Plan
 from pcircuits.posterior import Posterior
@@ -156,8 +157,10 @@ class Circuit(nn.Module):
 
     def _differentiates_by_counts(self, evidence: Evidence) -> bool:
         """Whether gradients are asked for, of parameters alone, and expected counts give them all."""
-        if self.device.type != "cpu" or not self._differentiates() or evidence.requires_grad:
+        if not self._differentiates() or evidence.requires_grad:
             return False
+        if self.device.type != "cpu" or choice.on_triton(tuple(self.parameters())):
+            return False  # kernels there have gradients of their own
         if any(map(torch._C._functorch.is_functorch_wrapped_tensor, self.parameters())):
             return False  # transforms of `torch.func` want to see every operation
         return self._is_normalised and all(family.gradients_by_counts for family in set(self.inputs))

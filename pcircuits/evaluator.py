@@ -9,7 +9,7 @@ import torch
 from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import SumProduct
+from pcircuits.kernels import SumProduct, choice
 from pcircuits.layout import samples_last, take_rows
 from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
 from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
@@ -109,7 +109,7 @@ def evaluate(
     """
     if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
         return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
-    scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence), memory=memory)
+    scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence, dtype), memory=memory)
     fast = upward(plan, prepared, evidence, scaled, recompute=recompute)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
@@ -124,9 +124,10 @@ def evaluate(
     return Evaluation(fast, upward(plan, prepared, evidence.rows(rows), Log(), recompute=recompute), rows)
 
 
-def _gains_by_samples_last(plan: Plan, evidence: Evidence) -> bool:
+def _gains_by_samples_last(plan: Plan, evidence: Evidence, dtype: torch.dtype) -> bool:
     """Whether rows of samples are longer than rows of units, of which few leave vector instructions idle."""
-    if plan.chains or evidence.device.type != "cpu":
+    like = torch.empty(0, dtype=dtype, device=evidence.device)
+    if plan.chains or like.device.type != "cpu" or choice.on_triton((like,)):
         return False
     units = max(level.num_units for level in plan.levels)
     return 1 < units <= _FEW_UNITS and evidence.batch_size >= 4 * units
