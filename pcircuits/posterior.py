@@ -152,7 +152,7 @@ class Posterior:
 
         Raises:
             StructureError: the circuit is not proven deterministic, a variable is not discrete, or the evidence has
-            potentials of units.
+                potentials of units.
         """
         return queries.log_model_count(self.circuit, self._possible())
 

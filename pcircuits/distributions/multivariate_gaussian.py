@@ -27,7 +27,8 @@ class MultivariateGaussian(InputFamily):
 
     Args:
         size: M variables a region, at least 2.
-        loc, scale: where the data lies, a number or one a variable: units start there, and smoothing pulls there.
+        loc: where the data lies, a number or one a variable: units start there, and smoothing pulls there.
+        scale: its standard deviations, likewise.
     """
 
     size: int
