@@ -55,7 +55,7 @@ COMBINATIONS = [
 DISCRETE_CASES = [case for case in CASES if case.inputs == "categorical"]
 
 
-def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute) -> Evaluation:
+def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute=False) -> Evaluation:
     """What `evaluate` does where no row can be trusted: all rows once more in log space."""
     rows = torch.arange(evidence.batch_size)
     exact = upward(plan, prepared, evidence, Log(), recompute=recompute)
@@ -66,7 +66,8 @@ def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute)
 def use_path(monkeypatch: pytest.MonkeyPatch):
     def use(path: str) -> torch.dtype:
         if path == "log":
-            monkeypatch.setattr("pcircuits.circuit.evaluate", evaluate_in_log_space)
+            for module in ("circuit", "count_gradients", "posterior"):
+                monkeypatch.setattr(f"pcircuits.{module}.evaluate", evaluate_in_log_space)
         return PATHS[path]
 
     return use
