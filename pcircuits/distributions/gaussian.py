@@ -23,21 +23,25 @@ class Normal(NamedTuple):
 
 @dataclass(frozen=True)
 class Gaussian(ExponentialFamily):
-    """Real values. Parameters: `mean` (G, K) and `raw_std` (G, K), `std = min_std + softplus(raw_std)`.
+    """Real values. Parameters: `mean` (G, K) and `raw_std` (G, K), `std = min_std + softplus(raw_std)`, or with a
+    ceiling `std = min_std + (max_std - min_std) sigmoid(raw_std)`.
 
-    `loc` and `scale` say where the data lies: units start there, and smoothing pulls towards them. Give standardised
-    data or set them.
+    `loc` and `scale` say where the data lies: units start there (halfway between the bounds of `std` where `scale` is
+    above them), and smoothing pulls towards them. Give standardised data or set them.
     """
 
     loc: float = 0.0
     scale: float = 1.0
     min_std: float = 1e-3
+    max_std: float | None = None
     name = "gaussian"
     is_normal = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.loc) and math.isfinite(self.scale) and self.scale > self.min_std > 0):
             raise ParameterError(f"Gaussian needs a finite loc and scale > min_std > 0, got {self!r}")
+        if self.max_std is not None and not (math.isfinite(self.max_std) and self.max_std > self.min_std):
+            raise ParameterError(f"Gaussian needs a finite max_std > min_std, or None, got {self!r}")
 
     @classmethod
     def from_data(cls, x: Float[Tensor, " N"]) -> "Gaussian":
@@ -45,15 +49,26 @@ class Gaussian(ExponentialFamily):
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         mean = self.loc + self.scale * torch.randn(groups, units, generator=generator)
-        return self.from_moments(mean, torch.full_like(mean, self.scale))
+        start = self.scale
+        if self.max_std is not None and start >= self.max_std:
+            start = (self.min_std + self.max_std) / 2
+        return self.from_moments(mean, torch.full_like(mean, start))
 
     def from_moments(self, mean: Float[Tensor, "G K"], std: Float[Tensor, "G K"]) -> dict[str, Tensor]:
-        """Unconstrained parameters with these moments; `std` is at least `min_std` + 1e-6."""
-        excess = (std - self.min_std).clamp_min(1e-6)
+        """Unconstrained parameters with these moments; `std` is at least `min_std` + 1e-6, and a millionth of their
+        distance away from two bounds.
+        """
+        excess = std - self.min_std
+        if self.max_std is not None:
+            return {"mean": mean, "raw_std": (excess / (self.max_std - self.min_std)).logit(eps=1e-6)}
+        excess = excess.clamp_min(1e-6)
         return {"mean": mean, "raw_std": excess + torch.log(-torch.expm1(-excess))}
 
     def prepare(self, parameters: dict[str, Tensor], support: Tensor | None) -> Normal:
-        return Normal(parameters["mean"], self.min_std + torch.nn.functional.softplus(parameters["raw_std"]))
+        mean, raw = parameters["mean"], parameters["raw_std"]
+        if self.max_std is None:
+            return Normal(mean, self.min_std + torch.nn.functional.softplus(raw))
+        return Normal(mean, self.min_std + (self.max_std - self.min_std) * raw.sigmoid())
 
     def log_density(self, unit: Normal, x: Tensor) -> Tensor:
         return -unit.std.log() - 0.5 * math.log(2 * math.pi) - 0.5 * ((x - unit.mean) / unit.std).square()
@@ -96,5 +111,7 @@ class Gaussian(ExponentialFamily):
         return unit.mean.new_tensor([self.loc, self.scale**2 + self.loc**2])
 
     def from_statistic(self, mean: Tensor, old: Normal) -> dict[str, Tensor]:
+        """Bounds clamp: at the best mean the likelihood rises in `std` up to that of the data and falls from there."""
         first, second = mean.unbind(-1)
-        return self.from_moments(first, (second - first.square()).clamp_min((2 * self.min_std) ** 2).sqrt())
+        highest = None if self.max_std is None else self.max_std**2
+        return self.from_moments(first, (second - first.square()).clamp((2 * self.min_std) ** 2, highest).sqrt())

@@ -249,7 +249,7 @@ def log_mass(
         mean, std = _normal(family, parameters)
         left, right = ((end.unsqueeze(-1) - mean) / std for end in (low, high))
         left, right = torch.where(left > 0, -right, left), torch.where(left > 0, -left, right)
-        return (torch.special.ndtr(right) - torch.special.ndtr(left)).log()
+        return (_below(right) - _below(left)).log()
     prepared, row = _alone(family, parameters), torch.zeros(1, dtype=torch.long)
     given = _within(low.flatten(), high.flatten()).of_variables((0,))
     return family.log_values(prepared, row, given, False)[0].double().unflatten(0, low.shape)
@@ -268,12 +268,17 @@ def moments_between(
     return torch.stack([f[:, 0] for f in found], -1), torch.stack([f[:, 1] for f in found], -1)
 
 
+def _below(z: Tensor) -> Tensor:
+    """The normal distribution function, whose tail `torch.special.ndtr` loses from -8.3 on."""
+    return torch.special.erfc(-z / math.sqrt(2)) / 2
+
+
 def _normal_between(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Moments of a truncated normal distribution (Johnson, Kotz 1970, Section 13.10.1), on the side of its tail."""
     left, right = (low - mean) / std, (high - mean) / std
     sign = torch.where(left > 0, -1.0, 1.0)
     left, right = torch.where(left > 0, -right, left), torch.where(left > 0, -left, right)
-    mass = torch.special.ndtr(right) - torch.special.ndtr(left)
+    mass = _below(right) - _below(left)
     density = [torch.where(z.isinf(), 0.0, (-z.square() / 2).exp() / math.sqrt(2 * math.pi)) for z in (left, right)]
     finite = [torch.where(z.isinf(), 0.0, z) for z in (left, right)]
     shift = (density[0] - density[1]) / mass
@@ -293,7 +298,10 @@ def _within(low: Float[Tensor, " B"], high: Float[Tensor, " B"]) -> Evidence:
 
 
 def _normal(family: Gaussian, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    return parameters["mean"], family.min_std + torch.nn.functional.softplus(parameters["raw_std"])
+    mean, raw = parameters["mean"], parameters["raw_std"]
+    if family.max_std is None:
+        return mean, family.min_std + torch.nn.functional.softplus(raw)
+    return mean, family.min_std + (family.max_std - family.min_std) / (1 + (-raw).exp())
 
 
 def _without(evidence: Evidence, variable: int) -> Evidence:
