@@ -44,6 +44,7 @@ from pcircuits.io import load, save
 from pcircuits.learning import EM, Adam, Anemone, MiniBatchEM, fit
 from pcircuits.operations import (
     Compatibility,
+    ConjugateCircuit,
     DerivativeCircuit,
     DerivedCircuit,
     MixtureCircuit,
@@ -55,6 +56,7 @@ from pcircuits.operations import (
     cauchy_schwarz_divergence,
     check_compatible,
     condition,
+    conjugate,
     cross_entropy,
     differentiate,
     estimate_cross_entropy,
@@ -91,6 +93,7 @@ __all__ = [
     "CircuitDistribution",
     "Compatibility",
     "ConditionalCircuit",
+    "ConjugateCircuit",
     "DataError",
     "DerivativeCircuit",
     "DerivedCircuit",
@@ -141,6 +144,7 @@ __all__ = [
     "check",
     "check_compatible",
     "condition",
+    "conjugate",
     "cross_entropy",
     "differentiate",
     "draw",

@@ -96,7 +96,7 @@ class Circuit(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return next(self.parameters()).dtype.to_real()
 
     @property
     def device(self) -> torch.device:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from pcircuits.errors import FormatError
 from pcircuits.types import Tensor
 
-__all__ = ["TensorFile", "read_bytes", "read_safetensors", "write_atomically", "write_safetensors"]
+__all__ = ["TensorFile", "read_bytes", "read_safetensors", "real_parts", "write_atomically", "write_safetensors"]
 
 
 class TensorFile(NamedTuple):
@@ -45,9 +46,15 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 def write_safetensors(
     path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> str:
-    """Write tensors (any device, any strides, views allowed) and text; returns the SHA-256 of the file."""
-    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(own, None if metadata is None else dict(metadata))
+    """Write tensors (any device, any strides, views allowed) and text; returns the SHA-256 of the file.
+
+    Complex tensors are written as their real and imaginary parts, a last axis of two: the text `complex` lists them.
+    """
+    own = {name: real_parts(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
+    text, pairs = dict(metadata or {}), [name for name, tensor in tensors.items() if tensor.is_complex()]
+    if pairs:
+        text["complex"] = json.dumps(pairs)
+    content = safetensors.torch.save(own, text or None)
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -64,9 +71,17 @@ def read_safetensors(path: str | os.PathLike, *, sha256: str | None = None) -> T
     try:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, ValueError, KeyError) as error:
+        metadata = header.get("__metadata__", {})
+        for name in json.loads(metadata.pop("complex", "[]")):
+            tensors[name] = torch.view_as_complex(tensors[name])
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FormatError(f"{path} is not a whole safetensors file ({len(content)} bytes): {error}") from error
-    return TensorFile(tensors, header.get("__metadata__", {}))
+    return TensorFile(tensors, metadata)
+
+
+def real_parts(tensor: Tensor) -> Tensor:
+    """A complex tensor as its real and imaginary parts, a last axis of two; any other as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pcircuits as pc
 from pcircuits import testing
@@ -33,8 +34,11 @@ def test_what_is_saved_follows_the_schema(tmp_path: Path, structure: str, layer:
 def test_joint_inputs_and_signed_circuits_follow_it(tmp_path: Path) -> None:
     graph = pc.structures.grouped(pc.structures.binary_tree(2), [[0, 2], [1, 3]])
     joint = pc.Circuit(graph, pc.MultivariateGaussian(2), num_units=2, seed=0)
-    signed = pc.SignedCircuit(pc.structures.chain(2), pc.PerSample(pc.Gaussian()), num_units=2, seed=0)
-    for n, circuit in enumerate((joint, signed)):
+    signed, other = (
+        pc.SignedCircuit(pc.structures.chain(2), pc.PerSample(pc.Gaussian()), num_units=2, seed=0, dtype=dtype)
+        for dtype in (torch.float64, torch.complex128)
+    )
+    for n, circuit in enumerate((joint, signed, other)):
         assert fits(saved(circuit, tmp_path / str(n)), SCHEMA, SCHEMA)
 
 
@@ -43,6 +47,7 @@ def test_derived_circuits_follow_theirs(tmp_path: Path) -> None:
     product = pc.multiply(hmm, pc.HMM(2, 3, 3, seed=1))
     made = [pc.marginalize(product, [2, 0]), pc.condition(hmm, {1: 2}), pc.differentiate(gaussian, 0), pc.square(hmm)]
     made.append(pc.mixture([hmm, product.sources[1]], [1.0, 0.0]))
+    made.append(pc.square(pc.SignedCircuit(hmm.graph, pc.Categorical(3), num_units=2, seed=0, dtype=torch.complex64)))
     known = {key: value for key, value in SCHEMA.items() if key != "required"}
     for n, circuit in enumerate(made):
         stored = saved(circuit, tmp_path / str(n))

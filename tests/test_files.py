@@ -12,6 +12,7 @@ from pcircuits import files
 def test_tensors_and_text_come_back(tmp_path: Path) -> None:
     x = torch.arange(12.0).view(3, 4)
     tensors = {"x": x, "transposed": x.T, "number": torch.tensor(2), "none": torch.zeros(0, 3)}
+    tensors |= {"complex": torch.complex(x, -x).T.conj(), "one": torch.tensor(2j)}
     sha256 = files.write_safetensors(tmp_path / "new" / "x.safetensors", tensors, {"a": "b"})
     found = files.read_safetensors(tmp_path / "new" / "x.safetensors", sha256=sha256)
     assert found.metadata == {"a": "b"} and found.tensors.keys() == tensors.keys()

@@ -43,6 +43,12 @@ CIRCUITS = {
     "shared": shared_product,
     "signed": signed_circuit,
     "signed square": lambda: pc.square(signed_circuit(pc.Gaussian())),
+    "complex": lambda: signed_circuit(dtype=torch.complex128),
+    "complex square": lambda: pc.square(signed_circuit(pc.Gaussian(), dtype=torch.complex64)),
+    "conjugate": lambda: pc.conjugate(signed_circuit(dtype=torch.complex128)),
+    "mixture of complex squares": lambda: pc.mixture(
+        [pc.square(signed_circuit(dtype=torch.complex128)), pc.square(signed_circuit())]
+    ),
     "signed product": lambda: pc.multiply(signed_circuit(), pc.square(signed_circuit(layer="cp"))),
     "marginal": lambda: pc.marginalize(hmm(3), [2, 0]),
     "conditional": lambda: pc.condition(
@@ -65,7 +71,7 @@ def answers(circuit: pc.Circuit) -> torch.Tensor:
         base = base.sources[0]  # type: ignore[assignment]
     columns = [testing.examples.example_column(f, 6, 1.0, generator) for f in base.inputs]
     discrete = all(family.is_discrete for family in base.inputs)
-    x = torch.stack([c.to(torch.long if discrete else circuit.dtype) for c in columns], 1)
+    x = torch.stack([c.to(torch.long if discrete else circuit.dtype.to_real()) for c in columns], 1)
     with torch.no_grad():
         return torch.cat(circuit.value(x)) if isinstance(circuit, SignedFunction) else circuit.log_prob(x)
 
@@ -100,6 +106,22 @@ def test_half_precision(tmp_path: Path) -> None:
     pc.save(circuit, tmp_path, dtype=torch.float16)
     loaded = pc.load(tmp_path)
     assert loaded.dtype == torch.float32 and torch.allclose(answers(loaded), answers(circuit), rtol=1e-2)
+
+
+def test_complex_weights_in_half_precision(tmp_path: Path) -> None:
+    circuit = signed_circuit(dtype=torch.complex64)
+    pc.save(circuit, tmp_path, dtype=torch.float16)
+    loaded = pc.load(tmp_path)
+    assert loaded.dtype == torch.complex64 and torch.allclose(answers(loaded), answers(circuit), atol=1e-2)
+
+
+def test_complex_weights_of_a_plain_circuit_are_refused(tmp_path: Path) -> None:
+    pc.save(hmm(0), tmp_path)
+    path = tmp_path / DESCRIPTION
+    stored = {key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"}
+    path.write_bytes(signed(stored | {"dtype": "complex64"}))
+    with pytest.raises(pc.FormatError, match=r"torch\.float32 or torch\.float64, got torch\.complex64"):
+        pc.load(tmp_path)
 
 
 def test_replaces_a_plain_circuit_and_back(tmp_path: Path) -> None:
@@ -162,14 +184,19 @@ def _as_users_run_it() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     parent = tmp_path_factory.mktemp("derived")
-    for name in ("marginal of a product", "conditional", "signed"):
+    for name in ("marginal of a product", "conditional", "signed", "complex square"):
         pc.save(CIRCUITS[name](), parent / name)
     return {path.name: path for path in parent.iterdir()}
 
 
 @pytest.mark.usefixtures("_as_users_run_it")
 @settings(max_examples=80)
-@given(st.sampled_from(["marginal of a product", "conditional", "signed"]), st.integers(0, 2**16), JSON, st.booleans())
+@given(
+    st.sampled_from(["marginal of a product", "conditional", "signed", "complex square"]),
+    st.integers(0, 2**16),
+    JSON,
+    st.booleans(),
+)
 def test_any_field_may_hold_anything(
     folders: dict[str, Path], name: str, where: int, new: Any, by_another_field: bool
 ) -> None:

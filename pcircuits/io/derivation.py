@@ -9,12 +9,14 @@ import torch
 from pcircuits.circuit import Circuit
 from pcircuits.errors import ParameterError, StructureError
 from pcircuits.operations import (
+    ConjugateCircuit,
     DerivativeCircuit,
     DerivedCircuit,
     MixtureCircuit,
     ProductCircuit,
     ProjectedCircuit,
     condition,
+    conjugate,
     differentiate,
     marginalize,
     mixture,
@@ -83,6 +85,8 @@ def _collect(circuit: Circuit, found: dict[int, Circuit]) -> None:
 def _step(circuit: DerivedCircuit, sources: list[int]) -> Step:
     if isinstance(circuit, ProductCircuit):
         return {"operation": "multiply", "sources": [sources[0], sources[-1]]}
+    if isinstance(circuit, ConjugateCircuit):
+        return {"operation": "conjugate", "sources": sources}
     if isinstance(circuit, MixtureCircuit):
         logs = [log if math.isfinite(log) else None for log in circuit.log_shares.tolist()]
         return {"operation": "mixture", "sources": sources, "log_shares": logs}
@@ -97,6 +101,10 @@ def _step(circuit: DerivedCircuit, sources: list[int]) -> Step:
 
 def _multiply(sources: list[Circuit], _: Any) -> Circuit:
     return multiply(*sources)
+
+
+def _conjugate(sources: list[Circuit], _: Any) -> Circuit:
+    return conjugate(sources[0])
 
 
 def _mixture(sources: list[Circuit], log_shares: Any) -> Circuit:
@@ -138,6 +146,7 @@ def _is_number(x: object) -> bool:
 # how many sources (0: any number), what else a step holds, and the function
 OPERATIONS: dict[str, tuple[int, str, Callable[[list[Circuit], Any], Circuit]]] = {
     "multiply": (2, "", _multiply),
+    "conjugate": (1, "", _conjugate),
     "mixture": (0, "log_shares", _mixture),
     "marginalize": (1, "keep", _marginalize),
     "condition": (1, "values", _condition),

@@ -26,7 +26,7 @@ KEYS: dict[str, type] = {
     "ties": dict,
     "graph": dict,
 }
-_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+_DTYPES = {name: getattr(torch, name) for name in ("float16", "float32", "float64", "complex64", "complex128")}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Description:
             stored["num_units"],
             stored["layer"],
             {part: _by_region(stored["ties"], part) for part in ("sum", "input")},
-            dtype_named(stored["dtype"], "float32", "float64"),
+            dtype_named(stored["dtype"], "float32", "float64", "complex64", "complex128"),
         )
 
     def plan(self) -> Plan:
@@ -119,6 +119,11 @@ def dtype_named(name: Any, *allowed: str) -> torch.dtype:
     if name not in allowed:
         raise StructureError(f"a dtype must be {' or '.join(allowed)}, got {name!r:.80}")
     return _DTYPES[name]
+
+
+def real_name(name: str) -> str:
+    """Of the real and imaginary parts of numbers of a dtype."""
+    return name_of(_DTYPES[name].to_real()) if name in _DTYPES else name
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -16,9 +16,9 @@ import torch
 
 from pcircuits.circuit import Circuit
 from pcircuits.errors import FormatError, ParameterError, PCircuitsError, StructureError
-from pcircuits.files import read_bytes, read_safetensors, write_atomically
+from pcircuits.files import read_bytes, read_safetensors, real_parts, write_atomically
 from pcircuits.io.derivation import derivation_of, rebuild
-from pcircuits.io.description import KEYS, Description, dtype_named, name_of
+from pcircuits.io.description import KEYS, Description, dtype_named, name_of, real_name
 from pcircuits.io.tensors import cast, encode_tensors, require_fit
 from pcircuits.types import Tensor
 
@@ -38,26 +38,27 @@ def save(circuit: Circuit, path: str | os.PathLike, *, dtype: torch.dtype | None
 
     An interruption leaves the old circuit or the new one. With `dtype=torch.float16` parameters take half the space and
     are rounded to 11 bits; `load` gives the circuit its own dtype back. Optimiser state and `requires_grad` are not
-    part of a circuit. Of a product, marginal, conditional or derivative the circuits that it comes of are written, each
-    once, and how it comes of them.
+    part of a circuit. Of a product, conjugate, marginal, conditional or derivative the circuits that it comes of are
+    written, each once, and how it comes of them.
 
     Raises:
         ParameterError: a subclass or input family that `load` would not know, NaN, or values too large for `dtype`.
     """
     parts, steps = derivation_of(circuit)
-    descriptions, kept = [Description.of(part) for part in parts], dtype or circuit.dtype
-    if kept not in (circuit.dtype, torch.float16) or any(part.dtype != circuit.dtype for part in parts):
+    descriptions, real = [Description.of(part) for part in parts], circuit.dtype.to_real()
+    kept = dtype or real
+    if kept not in (real, torch.float16) or any(part.dtype.to_real() != real for part in parts):
         raise ParameterError(f"`dtype` must be torch.float16 or left out, and all circuits' dtypes equal; got {dtype}")
     tensors: dict[str, Tensor] = {}
     for prefix, part, description in zip(_prefixes(len(parts), bool(steps)), parts, descriptions, strict=True):
-        own = cast(part.state_dict(), kept)
-        require_fit(own, description.plan(), kept, signed=description.is_signed)
+        own = cast({name: real_parts(tensor) for name, tensor in part.state_dict().items()}, kept)
+        require_fit(own, description.plan(), kept, signed=description.is_signed, pairs=description.dtype.is_complex)
         tensors |= {prefix + name: tensor for name, tensor in own.items()}
     content = encode_tensors(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
     described = descriptions[0].to_json()
     if steps:
-        described = {"dtype": name_of(circuit.dtype), "parts": [d.to_json() for d in descriptions], "steps": steps}
+        described = {"dtype": name_of(real), "parts": [d.to_json() for d in descriptions], "steps": steps}
     stored = {"format": DERIVED if steps else FORMAT, "version": VERSION, "library": _library(), **described}
     stored["tensors"] = {"sha256": sha256, "bytes": len(content), "dtype": name_of(kept)}
     folder = Path(path)
@@ -91,18 +92,18 @@ def _build(source: Path, stored: Mapping[str, Any]) -> Circuit:
     steps = stored.get("steps", [])
     descriptions = [Description.from_json(part) for part in _parts(stored)]
     plans = [description.plan() for description in descriptions]
-    kept = dtype_named(stored["tensors"].get("dtype"), "float16", stored["dtype"])
+    kept = dtype_named(stored["tensors"].get("dtype"), "float16", real_name(stored["dtype"]))
     tensors = _read_tensors(source, stored["tensors"])
     own = []
     for prefix, plan, description in zip(_prefixes(len(plans), bool(steps)), plans, descriptions, strict=True):
         names = [name for name in tensors if name.startswith(prefix)]
         own.append({name.removeprefix(prefix): tensors.pop(name) for name in names})
-        require_fit(own[-1], plan, kept, signed=description.is_signed)
+        require_fit(own[-1], plan, kept, signed=description.is_signed, pairs=description.dtype.is_complex)
     if tensors:
         raise ParameterError(f"tensors do not belong here: {', '.join(sorted(tensors)[:3])}")
     parts = [description.build() for description in descriptions]
     for part, found in zip(parts, own, strict=True):
-        part.load_state_dict(cast(found, part.dtype))
+        part.load_state_dict(_as_held(cast(found, part.dtype.to_real()), part))
     return rebuild(parts, steps)
 
 
@@ -110,15 +111,24 @@ def _parts(stored: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Descriptions of the circuits with parameters, in order."""
     if stored["format"] == FORMAT:
         return [stored]
-    parts, steps, dtype = stored["parts"], stored["steps"], stored["dtype"]
+    parts, steps, real = stored["parts"], stored["steps"], stored["dtype"]
     if not parts or not steps:
         raise StructureError("'parts' and 'steps' must not be empty")
     for part in parts:
-        if not isinstance(part, dict) or part.keys() != KEYS.keys() or part["dtype"] != dtype:
-            raise StructureError(f"each of 'parts' must have {', '.join(KEYS)}, the dtype {dtype}; got {part!r:.80}")
+        if not isinstance(part, dict) or part.keys() != KEYS.keys():
+            raise StructureError(f"each of 'parts' must have {', '.join(KEYS)}; got {part!r:.80}")
         if wrong := [key for key, kind in KEYS.items() if type(part[key]) is not kind]:
             raise StructureError(f"{wrong[0]!r} of a part must be {KEYS[wrong[0]].__name__}")
+        if real_name(part["dtype"]) != real:
+            raise StructureError(f"'dtype' of a part must be {real}, or complex of it; got {part['dtype']!r:.80}")
     return parts
+
+
+def _as_held(found: Mapping[str, Tensor], part: Circuit) -> dict[str, Tensor]:
+    """Pairs of real and imaginary parts as complex numbers, where the circuit has such."""
+    held = part.state_dict()
+    pairs = {name for name, tensor in held.items() if tensor.is_complex()}
+    return {name: torch.view_as_complex(t) if name in pairs else t for name, t in found.items()}
 
 
 def _prefixes(parts: int, derived: bool) -> list[str]:

@@ -25,12 +25,18 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
     return answer
 
 
-def require_fit(tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype, *, signed: bool = False) -> None:
+def require_fit(
+    tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype, *, signed: bool = False, pairs: bool = False
+) -> None:
     """Raise ParameterError unless the tensors are this plan's parameters, in `dtype` and not NaN, and support masks;
-    `signed`: its sums have real weights, which are no logarithms.
+    `signed`: its sums have weights of any sign, which are no logarithms; `pairs`: complex ones, as real and imaginary
+    part.
     """
-    names = {"log_weights": "weights"} if signed else {}
-    shapes = {".".join(names.get(part, part) for part in name.split(".")): s for name, s in _shapes(plan).items()}
+    shapes = _shapes(plan)
+    if signed:
+        more = (2,) if pairs else ()
+        sums = {name: name.removesuffix("log_weights") for name in shapes if name.endswith(".log_weights")}
+        shapes |= {f"{group}weights": torch.Size((*shapes.pop(name), *more)) for name, group in sums.items()}
     masks = {f"groups.{name}.support": spec for name, spec in plan.groups.items()}
     if wrong := sorted((shapes.keys() - tensors.keys()) | (tensors.keys() - shapes.keys() - masks.keys())):
         raise ParameterError(f"tensors are missing or do not belong here: {', '.join(wrong[:3])}")

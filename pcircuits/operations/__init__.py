@@ -3,6 +3,7 @@ shared.
 """
 
 from pcircuits.operations.compatibility import Compatibility, check_compatible
+from pcircuits.operations.conjugate import ConjugateCircuit, conjugate
 from pcircuits.operations.derived import DerivedCircuit
 from pcircuits.operations.differentiate import DerivativeCircuit, differentiate
 from pcircuits.operations.divergence import (
@@ -19,6 +20,7 @@ from pcircuits.operations.signed import SignedCircuit, SignedValue
 
 __all__ = [
     "Compatibility",
+    "ConjugateCircuit",
     "DerivativeCircuit",
     "DerivedCircuit",
     "MixtureCircuit",
@@ -30,6 +32,7 @@ __all__ = [
     "cauchy_schwarz_divergence",
     "check_compatible",
     "condition",
+    "conjugate",
     "cross_entropy",
     "differentiate",
     "estimate_cross_entropy",

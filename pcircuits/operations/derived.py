@@ -14,6 +14,7 @@ from pcircuits.errors import StructureError
 from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence
 from pcircuits.folding import fold
+from pcircuits.operations.inputs import join_units, unit_rows
 from pcircuits.statistics import Statistics
 from pcircuits.structures import Region, RegionGraph
 from pcircuits.summary import summary
@@ -97,6 +98,31 @@ class DerivedCircuit(Circuit):
         return (
             f"{self.num_variables} variables, up to {self.num_units} units a region, {self.num_parameters:,} parameters"
         )
+
+
+class CopiedCircuit(DerivedCircuit):
+    """A circuit that has the blocks of its source, with parameters made of theirs row by row."""
+
+    def __init__(self, source: Circuit, families: Sequence[InputFamily]) -> None:
+        placed = zip(source.plan.blocks, source.plan.places, strict=True)
+        super().__init__(
+            (source,), [Piece(block, n if place else None) for n, (block, place) in enumerate(placed)], families
+        )
+
+    @abstractmethod
+    def _changed(self, block: Block, units: Any) -> Any:
+        """Parameters of a block, one row, from those of the source's."""
+
+    def _combine(self, recipes: Sequence[int], prepared: Sequence[Mapping[str, Any]]) -> Any:
+        (source,) = self.sources
+        assert isinstance(source, Circuit)
+        rows = []
+        for n in recipes:
+            place = source.plan.places[n]
+            assert place is not None
+            units = unit_rows(prepared[0][place[0]], torch.tensor([place[1]]))
+            rows.append(self._changed(source.plan.blocks[n], units))
+        return join_units(rows)
 
 
 class Pieces:

@@ -1,19 +1,20 @@
 """The derivative of a circuit with respect to a continuous variable, as a circuit."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from pcircuits.blocks import Block
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Gaussian
 from pcircuits.distributions.family import Rows
+from pcircuits.distributions.gaussian import Normal
 from pcircuits.errors import ShapeError, StructureError
 from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import finite
-from pcircuits.operations.derived import DerivedCircuit, Piece
-from pcircuits.operations.inputs import Quadratic, Quadratics, join_units, unit_rows
+from pcircuits.operations.derived import CopiedCircuit
+from pcircuits.operations.inputs import Quadratic, Quadratics
 from pcircuits.operations.signed import SignedFunction
 from pcircuits.types import Float, Tensor
 
@@ -36,26 +37,16 @@ class Slope(Quadratic):
         return torch.where(evidence.observed.unsqueeze(-1), values, 0.0), peak
 
 
-class DerivativeCircuit(SignedFunction, DerivedCircuit):
+class DerivativeCircuit(SignedFunction, CopiedCircuit):
     """`dp(x) / dx_variable` as a function over the same variables; made by `differentiate`."""
 
     def __init__(self, source: Circuit, variable: int) -> None:
         families = [Slope() if v == variable else family for v, family in enumerate(source.inputs)]
-        pieces = [Piece(block, n if place else None) for n, (block, place) in enumerate(_placed(source))]
-        super().__init__((source,), pieces, families)
+        super().__init__(source, families)
         self.variable = variable
 
-    def _combine(self, recipes: Sequence[int], prepared: Sequence[Mapping[str, Any]]) -> Any:
-        (source,) = self.sources
-        assert isinstance(source, Circuit)
-        rows = []
-        for block in recipes:
-            place = source.plan.places[block]
-            assert place is not None
-            units = unit_rows(prepared[0][place[0]], torch.tensor([place[1]]))
-            of_variable = source.plan.blocks[block].variables == (self.variable,)
-            rows.append(Quadratics.of(units) if of_variable and not isinstance(units, Quadratics) else units)
-        return join_units(rows)
+    def _changed(self, block: Block, units: Any) -> Any:
+        return Quadratics.of(units) if block.variables == (self.variable,) and isinstance(units, Normal) else units
 
 
 def differentiate(circuit: Circuit, variable: int) -> DerivativeCircuit:
@@ -74,7 +65,3 @@ def differentiate(circuit: Circuit, variable: int) -> DerivativeCircuit:
             f"only densities of Gaussian variables are differentiated; got {circuit.inputs[variable]!r}"
         )
     return DerivativeCircuit(circuit, variable)
-
-
-def _placed(circuit: Circuit) -> list[tuple[Any, Any]]:
-    return list(zip(circuit.plan.blocks, circuit.plan.places, strict=True))

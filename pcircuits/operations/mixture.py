@@ -91,7 +91,9 @@ def mixture(circuits: Sequence[Circuit], shares: Tensor | Sequence[float] | None
     first = circuits[0]
     for n, circuit in enumerate(circuits):
         if isinstance(circuit, SignedFunction):
-            raise StructureError(f"circuit {n} may be negative: a mixture needs distributions; its square is one")
+            raise StructureError(
+                f"circuit {n} may be negative or complex: a mixture needs distributions; its square is one"
+            )
         if circuit.inputs != first.inputs:
             raise StructureError(f"circuit {n} has other variables or input families than circuit 0")
         if (circuit.dtype, circuit.device) != (first.dtype, first.device):

@@ -12,6 +12,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
+from pcircuits.operations.conjugate import are_conjugate, conjugate
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import factor_family, join_units, multiply_units, unit_rows
 from pcircuits.operations.signed import SignedFunction
@@ -19,7 +20,7 @@ from pcircuits.operations.signed_posterior import SignedPosterior
 from pcircuits.posterior import Posterior
 from pcircuits.semirings import Signed, SumWeights
 from pcircuits.structures.region import variables_of
-from pcircuits.types import Float, Shaped, Tensor
+from pcircuits.types import Float, Inexact, Shaped, Tensor
 from pcircuits.workspace import Workspace
 
 Place = tuple[str, int] | None
@@ -54,7 +55,7 @@ class ProductCircuit(DerivedCircuit):
         first, second = self.sources
         assert isinstance(first, Circuit) and isinstance(second, Circuit)
         log = log_value(first, x)
-        return log + (log if first is second else log_value(second, x))
+        return log + (log if are_conjugate(first, second) else log_value(second, x))
 
     def _combine(self, recipes: Sequence[ProductRecipe], prepared: Sequence[Mapping[str, Any]]) -> Any:
         first, second = prepared[0], prepared[-1]
@@ -70,7 +71,8 @@ class ProductCircuit(DerivedCircuit):
 
 
 class SquaredCircuit(ProductCircuit):
-    """A product whose signs cancel: the square of a signed circuit, or squares and non-negative circuits together.
+    """A product whose signs cancel: the squared modulus of a signed circuit, or squares and non-negative circuits
+    together.
 
     `log_prob`, `log_partition` and all log evidences are exact; a log evidence of complete values is worked out from
     the factors' own, and so never negative. Samples come from conditional distribution functions.
@@ -90,17 +92,17 @@ class SquaredCircuit(ProductCircuit):
 
 
 class SignedProduct(SignedFunction, ProductCircuit):
-    """A product that may be negative."""
+    """A product that may be negative or complex."""
 
 
 def square(circuit: Circuit) -> ProductCircuit:
-    """The square of a circuit, `p(x) = c(x)^2 / Z`: `multiply(circuit, circuit)`. Of a `SignedCircuit` it is a
-    distribution that mixtures of non-negative weights need many more units for (Loconte et al. 2024).
+    """The square of a circuit, `p(x) = |c(x)|^2 / Z`: `multiply(circuit, conjugate(circuit))`. Of a `SignedCircuit` it
+    is a distribution that mixtures of non-negative weights need many more units for (Loconte et al. 2024).
 
     Raises:
         StructureError: the circuit is not structured-decomposable, or its inputs' squares have no closed form.
     """
-    return multiply(circuit, circuit)
+    return multiply(circuit, conjugate(circuit))
 
 
 def multiply(first: Circuit, second: Circuit, *more: Circuit) -> ProductCircuit:
@@ -124,7 +126,7 @@ def multiply(first: Circuit, second: Circuit, *more: Circuit) -> ProductCircuit:
 
 
 def is_signed(circuit: Circuit) -> bool:
-    """Whether weights inside may be negative."""
+    """Whether weights inside may be negative or complex."""
     if isinstance(circuit, SignedFunction | SquaredCircuit):
         return True
     return isinstance(circuit, DerivedCircuit) and any(is_signed(s) for s in circuit.sources if isinstance(s, Circuit))
@@ -133,8 +135,10 @@ def is_signed(circuit: Circuit) -> bool:
 def _times(first: Circuit, second: Circuit) -> ProductCircuit:
     if not (is_signed(first) or is_signed(second)):
         return ProductCircuit(first, second)
-    negative = any(isinstance(c, SignedFunction) for c in (first, second)) and first is not second
-    return SignedProduct(first, second) if negative else SquaredCircuit(first, second)
+    negative = any(isinstance(c, SignedFunction) for c in (first, second))
+    return (
+        SignedProduct(first, second) if negative and not are_conjugate(first, second) else SquaredCircuit(first, second)
+    )
 
 
 def log_value(circuit: Circuit, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
@@ -322,12 +326,12 @@ def _combine_alike(recipes: Sequence[ProductRecipe], first: Mapping[str, Any], s
 def _neutral(kind: str, size: int, like: SumWeights) -> SumWeights:
     """Weights that change nothing: one child for mixing, else the identity."""
     shape = (size, 1) if kind == "mixing" else (size, size)
-    linear = torch.ones(shape) if kind == "mixing" else torch.eye(size)
-    linear = linear.to(like.linear).expand(len(like.linear), *shape)
-    return SumWeights(linear, linear.log(), as_given=True)
+    neutral = torch.ones(shape) if kind == "mixing" else torch.eye(size)
+    linear, log = (x.to(y).expand(len(y), *shape) for x, y in ((neutral, like.linear), (neutral.log(), like.log)))
+    return SumWeights(linear, log, as_given=True)
 
 
-def _kron(kind: str, first: Tensor, second: Tensor, is_log: bool, swapped: bool) -> Float[Tensor, "F O J"]:
+def _kron(kind: str, first: Tensor, second: Tensor, is_log: bool, swapped: bool) -> Inexact[Tensor, "F O J"]:
     """`out[(o, p), (j, m)] = first[o, j] second[p, m]`; of Kronecker sums the children's pairs come pair by pair."""
     if kind == "kronecker":
         first, second = (_square_children(x) for x in (first, second))
@@ -338,6 +342,6 @@ def _kron(kind: str, first: Tensor, second: Tensor, is_log: bool, swapped: bool)
     return (x + y if is_log else x * y).flatten(3, 4).flatten(1, 2)
 
 
-def _square_children(weights: Float[Tensor, "F O J"]) -> Float[Tensor, "F O L R"]:
+def _square_children(weights: Inexact[Tensor, "F O J"]) -> Inexact[Tensor, "F O L R"]:
     side = round(weights.shape[-1] ** 0.5)
     return weights.unflatten(-1, (side, side))

@@ -93,7 +93,9 @@ def condition(circuit: Circuit, values: Mapping[int, int | float]) -> ProjectedC
     rest = [v for v in range(circuit.num_variables) if v not in values]
     kept = _checked(circuit, rest + [v for v in values if v not in range(circuit.num_variables)])
     discrete = all(family.is_discrete for family in circuit.inputs)
-    row = torch.zeros(1, circuit.num_variables, dtype=torch.long if discrete else circuit.dtype, device=circuit.device)
+    row = torch.zeros(
+        1, circuit.num_variables, dtype=torch.long if discrete else circuit.dtype.to_real(), device=circuit.device
+    )
     observed = torch.zeros(row.shape, dtype=torch.bool, device=circuit.device)
     for variable, value in values.items():
         row[0, variable], observed[0, variable] = value, True

@@ -1,4 +1,6 @@
-"""Circuits whose sums have real weights: subtractive mixtures. They are functions; their squares are distributions."""
+"""Circuits whose sums have real or complex weights: subtractive mixtures. They are functions; their squares are
+distributions.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -8,7 +10,7 @@ from torch import nn
 
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily, Smoothing
-from pcircuits.errors import StructureError
+from pcircuits.errors import ParameterError, StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
 from pcircuits.layers import ParameterGroup, SumGroup
@@ -17,53 +19,71 @@ from pcircuits.semirings import Signed, SumWeights
 from pcircuits.statistics import Statistics
 from pcircuits.structures import RegionGraph
 from pcircuits.summary import summary
-from pcircuits.types import Float, Shaped, Tensor
+from pcircuits.types import Float, Inexact, Shaped, Tensor
 from pcircuits.workspace import Workspace
+
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 class SignedValue(NamedTuple):
-    """A real number as its sign and the natural logarithm of its size: `sign exp(log_abs)`."""
+    """A number as its sign, of a complex one its phase (of size one), and the natural logarithm of its size:
+    `sign exp(log_abs)`. The sign of zero is zero.
+    """
 
-    sign: Float[Tensor, " B"]
+    sign: Inexact[Tensor, " B"]
     log_abs: Float[Tensor, " B"]
 
 
 class SignedSumGroup(ParameterGroup):
-    """Real weights of dense or mixing sums, `weights` (G, O, J)."""
+    """Real or complex weights of dense or mixing sums, `weights` (G, O, J)."""
 
-    def __init__(self, shape: Sequence[int], generator: torch.Generator | None) -> None:
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.randn(*shape, generator=generator) / shape[-1] ** 0.5)
+        drawn = torch.randn(*shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, generator=generator)
+        self.weights = nn.Parameter((drawn / shape[-1] ** 0.5).to(dtype))
 
     def prepare(self) -> SumWeights:
         weights: Tensor = self.weights
         if self.support is not None:
             weights = torch.where(self.support, weights, 0.0)
-        return SumWeights(weights.double(), weights.detach().abs().log().double(), as_given=True)
+        wide = weights.to(torch.promote_types(weights.dtype, torch.float64))
+        return SumWeights(wide, wide.detach().abs().log(), as_given=True)
 
     def maximise(self, statistics: dict[str, Tensor], smooth: Smoothing, prepared: Any = None) -> Any:
-        raise StructureError("real weights have no expected counts: train the square of the circuit with Adam")
+        raise StructureError("weights of any sign have no expected counts: train the square of the circuit with Adam")
 
 
 class SignedFunction(Circuit):
-    """A circuit whose values c(x) may be negative: a function, no distribution. What needs non-negative values is
-    refused by name: evidence, samples, marginals, MPE, EM.
+    """A circuit whose values c(x) may be negative or complex: a function, no distribution. What needs non-negative
+    values is refused by name: evidence, samples, marginals, MPE, EM.
     """
 
     _is_normalised = False
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether weights, and so values, are complex."""
+        return any(p.is_complex() for p in self.parameters())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        real = super().dtype
+        return real.to_complex() if self.is_complex else real
+
     def value(self, x: Shaped[Tensor, "B D"]) -> SignedValue:
-        """`c(x)` of complete values, (B, D), as sign and logarithm of its size, float64; differentiable."""
+        """`c(x)` of complete values, (B, D), as sign or phase and logarithm of its size, in double precision;
+        differentiable.
+        """
         return self.value_under(Evidence(x))
 
     def value_under(self, evidence: Evidence) -> SignedValue:
         """The sum (integral) of c over the values that the evidence leaves open, weighted as it says."""
         self._validate(evidence)
         p = upward(self.plan, self.prepared(), evidence, Signed())
-        return SignedValue(p.records[-1].values.v[0, :, 0].sign(), p.log_evidence)
+        return SignedValue(p.records[-1].values.v[0, :, 0].sgn(), p.log_evidence)
 
     def log_partition(self) -> Float[Tensor, ""]:
-        """`log |sum_x c(x)|`; the sum itself may be negative, see `value_under`."""
+        """`log |sum_x c(x)|`; the sum itself may be negative or complex, see `value_under`."""
         return self.value_under(self._nothing()).log_abs[0]
 
     def log_prob(self, x: Shaped[Tensor, "B D"], *, workspace: Workspace | None = None) -> Float[Tensor, " B"]:
@@ -79,23 +99,26 @@ class SignedFunction(Circuit):
         self._refuse("maximise, and with it EM")
 
     def __str__(self) -> str:
-        return summary(self, values="may be negative: no distribution; pcircuits.square(circuit) is one")
+        kind = "complex" if self.is_complex else "may be negative"
+        return summary(self, values=f"{kind}: no distribution; pcircuits.square(circuit) is one")
 
     def _refuse(self, what: str) -> NoReturn:
         raise StructureError(
-            f"a circuit whose values may be negative is no distribution and has no {what}; "
+            f"a circuit whose values may be negative or complex is no distribution and has no {what}; "
             "pcircuits.square(circuit) is one"
         )
 
 
 class SignedCircuit(SignedFunction):
-    """A circuit whose sums have real weights, some negative: a function c(x), no distribution.
+    """A circuit whose sums have real weights, some negative, or complex ones: a function c(x), no distribution.
 
-    `pc.square(circuit)` is the distribution `c(x)^2 / Z`, which can need far fewer units than a circuit of
-    non-negative weights (Loconte et al. 2024).
+    `pc.square(circuit)` is the distribution `|c(x)|^2 / Z`, which can need far fewer units than a circuit of
+    non-negative weights (Loconte et al. 2024). Complex weights have no other use: `|c|^2` is the sum of the squares of
+    c's real and imaginary part, which as real circuits need up to twice the units (Loconte et al. 2025).
 
-    The arguments are those of `Circuit`, but float64 is the default, since differences of like numbers lose digits.
-    Weights start normally distributed.
+    The arguments are those of `Circuit`, but float64 is the default, since differences of like numbers lose digits;
+    complex64 and complex128 make the weights complex, and inputs of their real kind. Weights start normally
+    distributed.
     """
 
     def __init__(
@@ -110,17 +133,19 @@ class SignedCircuit(SignedFunction):
         sum_ties: Mapping[int, str] | None = None,
         input_ties: Mapping[int, str] | None = None,
     ) -> None:
+        if dtype not in _DTYPES:
+            raise ParameterError(f"`dtype` must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
         super().__init__(
             graph,
             inputs,
             num_units=num_units,
             layer=layer,
             seed=seed,
-            dtype=dtype,
+            dtype=dtype.to_real(),
             sum_ties=sum_ties,
             input_ties=input_ties,
         )
         generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed)
         for name, group in list(self.named_groups()):
             if isinstance(group, SumGroup):
-                self.groups[name] = SignedSumGroup(group.log_weights.shape, generator).to(dtype)
+                self.groups[name] = SignedSumGroup(group.log_weights.shape, dtype, generator)

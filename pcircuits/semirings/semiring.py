@@ -8,7 +8,7 @@ import torch
 from pcircuits.distributions import InputFamily
 from pcircuits.evidence import InputEvidence
 from pcircuits.semirings.weights import Chosen, SumWeights
-from pcircuits.types import Float, Tensor
+from pcircuits.types import Float, Inexact, Tensor
 from pcircuits.workspace import Memory
 
 
@@ -19,7 +19,7 @@ class Values(NamedTuple):
     `least` of every `v`.
     """
 
-    v: Float[Tensor, "*A F B K"]
+    v: Inexact[Tensor, "*A F B K"]
     s: Float[Tensor, "*T F B"]
     peak: float = 0.0
     least: float = 0.0

@@ -1,4 +1,4 @@
-"""Values and weights of either sign."""
+"""Values and weights of either sign, or complex."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from pcircuits.distributions import InputFamily
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import finite, linear_sum
+from pcircuits.kernels import finite
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
 from pcircuits.types import Float, Tensor
@@ -16,11 +16,11 @@ from pcircuits.workspace import Memory
 
 
 class Signed:
-    """Real values with largest size one per region and sample, in float64, and their log scale.
+    """Real or complex values with largest size one per region and sample, in double precision, and their log scale.
 
     Weights and values may be negative, so there are no flows, no draws and no proof against cancellation: a result is
     right to rounding of the largest term of its sums. `root` is the logarithm of its size; of `non_negative` circuits,
-    whose negative results are rounding, `-inf` there.
+    whose negative results and imaginary parts are rounding, that of the real part, `-inf` where it is not positive.
     """
 
     exact = True
@@ -54,7 +54,9 @@ class Signed:
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         if weights.gates is not None:
             raise StructureError("`gates` belong to circuits of non-negative weights")
-        return self.normalise(Values(linear_sum(weights.linear.double(), product.v), product.s))
+        linear, v = weights.linear, product.v
+        dtype = torch.promote_types(linear.dtype, v.dtype)
+        return self.normalise(Values(v.to(dtype) @ linear.to(dtype).mT, product.s))
 
     def mixing_terms(self, children: Sequence[Values]) -> Values:
         scale = torch.stack([c.s for c in children]).detach()
@@ -63,7 +65,7 @@ class Signed:
         return Values(torch.stack(terms), top)
 
     def mix(self, weights: SumWeights, terms: Values) -> Values:
-        shares = weights.linear.double().movedim(-1, 0).unsqueeze(2)
+        shares = weights.linear.movedim(-1, 0).unsqueeze(2)
         return self.normalise(Values((shares * terms.v).sum(0), terms.s))
 
     def normalise(self, raw: Values) -> Values:
@@ -73,7 +75,7 @@ class Signed:
 
     def root(self, values: Values) -> Float[Tensor, " B"]:
         v, s = values.v[0, :, 0], values.s[0]
-        size = v if self.non_negative else v.abs()
+        size = v.real if self.non_negative else v.abs()
         possible = size > 0
         return torch.where(possible, torch.where(possible, size, 1.0).log() + s, -torch.inf)
 

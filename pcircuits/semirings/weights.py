@@ -6,7 +6,7 @@ import torch
 
 from pcircuits.kernels import BlockPattern, finite, logsumexp
 from pcircuits.kernels.block_sparse_sum.reference import blocks_of
-from pcircuits.types import Float, Int, Tensor
+from pcircuits.types import Float, Inexact, Int, Tensor
 
 
 class Gates(NamedTuple):
@@ -75,10 +75,11 @@ def _peaks(log: Tensor) -> Tensor:
 class SumWeights(NamedTuple):
     """A level's weights, rows of children summing to one, as probabilities and as logits (`-inf` outside the support);
     and what multiplies them sample by sample. `as_given`: the logits are the logarithms and not normalised again.
-    `pattern`: the blocks outside of which all are zero, where sums are made of those alone.
+    `pattern`: the blocks outside of which all are zero, where sums are made of those alone. Weights of any sign, and
+    complex ones, are what they are, and their logits the logarithms of their sizes.
     """
 
-    linear: Float[Tensor, "F O J"]
+    linear: Inexact[Tensor, "F O J"]
     logits: Float[Tensor, "F O J"]
     gates: Gates | None = None
     as_given: bool = False

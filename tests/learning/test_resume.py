@@ -93,6 +93,23 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     assert_same_run(run(learner, checkpoint=tmp_path, checkpoint_every=2, resume=True), whole)
 
 
+def test_complex_weights_go_on_where_they_were(tmp_path: Path) -> None:
+    def squared() -> pc.ProductCircuit:
+        graph = pc.structures.chain(4)
+        return pc.square(pc.SignedCircuit(graph, pc.Categorical(4), num_units=2, seed=0, dtype=torch.complex64))
+
+    def stop(epoch: learning.Epoch) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    whole, parted = squared(), squared()
+    fit(whole, sequences(), learner=pc.Adam(0.05), epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(parted, sequences(), learner=pc.Adam(0.05), epochs=4, checkpoint=tmp_path, on_epoch=stop)
+    fit(parted := squared(), sequences(), learner=pc.Adam(0.05), epochs=4, checkpoint=tmp_path, resume=True)
+    assert same(state(whole), state(parted)) and any(t.is_complex() for t in state(whole).values())
+
+
 def test_an_interrupted_hook(tmp_path: Path) -> None:
     """Raised between epochs: that epoch is done again."""
     learner = pc.Anemone()

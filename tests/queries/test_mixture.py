@@ -69,12 +69,13 @@ def test_products_are_mixed_as_distributions() -> None:
 
 
 @settings(max_examples=6)
-@given(st.integers(1, 3), st.sampled_from(["cp", "cp-t", "tucker"]), st.integers(0, 999))
-def test_a_mixture_of_squares_is_the_sum_of_squares(size: int, layer: str, seed: int) -> None:
+@given(st.integers(1, 3), st.sampled_from(["cp", "cp-t", "tucker"]), st.integers(0, 999), st.booleans())
+def test_a_mixture_of_squares_is_the_sum_of_squares(size: int, layer: str, seed: int, both_complex: bool) -> None:
     graphs = [pc.structures.binary_tree(size), pc.structures.chain(size)]
+    dtypes = [torch.complex128, torch.complex128 if both_complex else torch.float64]
     signed = [
-        pc.SignedCircuit(graph, pc.Categorical(2), num_units=2, layer=layer, seed=seed + n)
-        for n, graph in enumerate(graphs)
+        pc.SignedCircuit(graph, pc.Categorical(2), num_units=2, layer=layer, seed=seed + n, dtype=dtype)
+        for n, (graph, dtype) in enumerate(zip(graphs, dtypes, strict=True))
     ]
     mixed, worlds = pc.mixture([pc.square(c) for c in signed], [1.0, 3.0]), testing.worlds(signed[0])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Signed circuits and their squares: exact values and partitions, samples by conditionals, training, refusals."""
+"""Signed and complex circuits and their squares: exact values, samples by conditionals, training, refusals."""
 
 import math
 
@@ -11,12 +11,19 @@ import pcircuits as pc
 from pcircuits import testing
 from pcircuits.testing.enumeration import Enumeration
 
+REAL_AND_COMPLEX = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+
 
 def signed_circuit(
-    structure: str = "binary_tree", layer: str = "cp", kind: str = "categorical", variables: int = 3, seed: int = 0
+    structure: str = "binary_tree",
+    layer: str = "cp",
+    kind: str = "categorical",
+    variables: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> pc.SignedCircuit:
     plain = testing.example_circuit(structure, layer, kind, num_variables=variables, num_units=2, seed=seed)
-    return pc.SignedCircuit(plain.graph, plain.inputs, num_units=plain.num_units, layer=layer, seed=seed)
+    return pc.SignedCircuit(plain.graph, plain.inputs, num_units=plain.num_units, layer=layer, seed=seed, dtype=dtype)
 
 
 @st.composite
@@ -24,7 +31,12 @@ def signed_circuits(draw) -> pc.SignedCircuit:
     structure = draw(st.sampled_from(["binary_tree", "chain", "hclt", "factorized"]))
     kind = draw(st.sampled_from(["categorical", "bernoulli"]))
     return signed_circuit(
-        structure, draw(st.sampled_from(testing.LAYERS)), kind, draw(st.integers(1, 4)), draw(st.integers(0, 999))
+        structure,
+        draw(st.sampled_from(testing.LAYERS)),
+        kind,
+        draw(st.integers(1, 4)),
+        draw(st.integers(0, 999)),
+        draw(st.sampled_from([torch.float64, torch.complex128])),
     )
 
 
@@ -39,10 +51,10 @@ def by_hand(circuit: pc.SignedCircuit, x: torch.Tensor) -> torch.Tensor:
     for block, place in zip(plan.blocks, plan.places, strict=True):
         if block.kind == "input":
             group, row = place
-            found.append(prepared[group].log.exp()[row].mT[x[:, block.variables[0]]].double())
+            found.append(prepared[group].log.exp()[row].mT[x[:, block.variables[0]]].to(circuit.dtype))
             continue
         children = [found[c] for c in block.children]
-        weights = None if place is None else prepared[place[0]].linear[place[1]].double()
+        weights = None if place is None else prepared[place[0]].linear[place[1]].to(circuit.dtype)
         if block.kind == "kronecker":
             product = torch.einsum("bi,bj->bij", *children).flatten(1)
         else:
@@ -58,9 +70,10 @@ def test_a_signed_circuit_is_its_plain_arithmetic_and_its_square_is_the_pointwis
     assert torch.allclose(values(c), plain, atol=1e-10, rtol=1e-9)
     total = c.value_under(pc.Evidence.nothing(1, c.num_variables))
     assert (total.sign * total.log_abs.exp()).item() == pytest.approx(plain.sum().item(), abs=1e-9)
-    square = pc.square(c)
-    want = plain.square() / plain.square().sum()
-    assert math.isclose(square.log_partition().exp().item(), plain.square().sum().item(), rel_tol=1e-9)
+    square, squares = pc.square(c), plain.abs().square()
+    want = squares / squares.sum()
+    assert square.dtype == torch.float64 and square.log_partition().dtype == torch.float64
+    assert math.isclose(square.log_partition().exp().item(), squares.sum().item(), rel_tol=1e-9)
     assert torch.allclose(square.log_prob(worlds).exp(), want, atol=1e-10)
     assert torch.allclose(square.condition(pc.Evidence(worlds)).log_evidence.exp(), want, atol=1e-10)
 
@@ -91,8 +104,9 @@ class _WorldsOf:
         self.circuit, self.evidence, self.edges = circuit, evidence, {}
 
 
-def test_samples_of_squares_fit_the_exact_distribution() -> None:
-    square = pc.square(signed_circuit("chain", "cp-t", "categorical", 3, seed=5))
+@REAL_AND_COMPLEX
+def test_samples_of_squares_fit_the_exact_distribution(dtype: torch.dtype) -> None:
+    square = pc.square(signed_circuit("chain", "cp-t", "categorical", 3, seed=5, dtype=dtype))
     worlds = testing.worlds(square)
     observed = torch.tensor([[False, False, False], [False, True, False]])
     evidence = pc.Evidence(torch.ones(2, 3, dtype=torch.long), observed=observed)
@@ -111,8 +125,9 @@ def test_samples_of_squares_fit_the_exact_distribution() -> None:
     assert (far - 1 / 27).abs().max() > 0.05, "a uniform sampler must not pass"
 
 
-def test_gaussian_squares_integrate_as_quadrature_and_sample_by_their_distribution_function() -> None:
-    square = pc.square(signed_circuit("factorized", "cp-t", "gaussian", 2, seed=3))
+@REAL_AND_COMPLEX
+def test_gaussian_squares_integrate_as_quadrature_and_sample_by_their_distribution_function(dtype: torch.dtype) -> None:
+    square = pc.square(signed_circuit("factorized", "cp-t", "gaussian", 2, seed=3, dtype=dtype))
     grid = torch.linspace(-9, 9, 401, dtype=torch.float64)
     with torch.no_grad():
         density = square.log_prob(torch.cartesian_prod(grid, grid)).exp().view(401, 401)
@@ -128,8 +143,9 @@ def test_gaussian_squares_integrate_as_quadrature_and_sample_by_their_distributi
         assert abs((x < place).double().mean() - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 4000) + 0.01
 
 
-def test_a_square_learns_by_adam_and_trains_the_signed_circuit() -> None:
-    c = signed_circuit("binary_tree", "cp", "categorical", 3, seed=1)
+@REAL_AND_COMPLEX
+def test_a_square_learns_by_adam_and_trains_the_signed_circuit(dtype: torch.dtype) -> None:
+    c = signed_circuit("binary_tree", "cp", "categorical", 3, seed=1, dtype=dtype)
     square, data = pc.square(c), torch.tensor([[0, 1, 2], [0, 1, 2], [2, 0, 1]] * 4)
     before, weights = square.log_prob(data).mean().item(), next(iter(c.parameters())).clone()
     pc.fit(square, data, learner=pc.Adam(lr=0.05), epochs=30, progress=False)
@@ -138,10 +154,13 @@ def test_a_square_learns_by_adam_and_trains_the_signed_circuit() -> None:
     assert abs(square.log_prob(testing.worlds(square)).logsumexp(0).item()) < 1e-9
 
 
-def test_products_of_a_square_with_a_circuit_are_distributions_and_with_a_signed_one_are_not() -> None:
-    c, plain = signed_circuit(), testing.example_circuit(num_variables=3, dtype=torch.float64)
+@REAL_AND_COMPLEX
+def test_products_of_a_square_with_a_circuit_are_distributions_and_with_a_signed_one_are_not(
+    dtype: torch.dtype,
+) -> None:
+    c, plain = signed_circuit(dtype=dtype), testing.example_circuit(num_variables=3, dtype=torch.float64)
     product, worlds = pc.multiply(pc.square(c), plain), testing.worlds(plain)
-    want = values(c).square() * plain.log_prob(worlds).exp().detach()
+    want = values(c).abs().square() * plain.log_prob(worlds).exp().detach()
     assert torch.allclose(product.log_prob(worlds).exp(), want / want.sum(), atol=1e-10)
     posterior = product.condition(pc.Evidence(worlds[:1], observed=torch.tensor([[True, False, False]])))
     first = worlds[:, 0] == 0
@@ -153,10 +172,65 @@ def test_products_of_a_square_with_a_circuit_are_distributions_and_with_a_signed
         function.condition(pc.Evidence(worlds))
 
 
-def test_what_needs_non_negative_weights_is_refused_by_name() -> None:
-    c = signed_circuit()
+def test_conjugates_have_conjugate_values_and_multiply_to_the_squared_modulus() -> None:
+    c, d = (signed_circuit("chain", seed=n, dtype=torch.complex128) for n in (0, 1))
+    conjugate, worlds = pc.conjugate(c), testing.worlds(c)
+    assert torch.allclose(values(conjugate), values(c).conj(), atol=1e-12) and values(c).imag.abs().max() > 0.01
+    assert pc.conjugate(conjugate) is c and conjugate.num_parameters == c.num_parameters
+    assert pc.conjugate(signed := signed_circuit()) is signed and pc.conjugate(square := pc.square(c)) is square
+    assert torch.allclose(values(pc.multiply(c, d)), values(c) * values(d), atol=1e-12)
+    for function in (pc.multiply(c, c), pc.multiply(conjugate, conjugate), pc.multiply(conjugate, d)):
+        with pytest.raises(pc.StructureError, match="no distribution"):
+            function.log_prob(worlds)
+    assert torch.allclose(values(pc.multiply(conjugate, conjugate)), values(c).conj().square(), atol=1e-12)
+    for product in (pc.multiply(c, conjugate), pc.multiply(conjugate, c), pc.multiply(pc.conjugate(c), c)):
+        assert torch.allclose(product.log_prob(worlds), square.log_prob(worlds), atol=1e-12)
+
+
+def test_the_squared_modulus_is_the_mixture_of_the_squares_of_real_and_imaginary_part() -> None:
+    c = signed_circuit("chain", "cp-t", variables=4, dtype=torch.complex128)
+    parts = [values(c).real.square(), values(c).imag.square()]
+    totals = torch.stack([part.sum() for part in parts])
+    mixed = sum(share * part / total for share, part, total in zip(totals / totals.sum(), parts, totals, strict=True))
+    assert torch.allclose(pc.square(c).log_prob(testing.worlds(c)).exp(), mixed, atol=1e-12)
+
+
+def test_gradients_of_a_complex_square_are_finite_differences() -> None:
+    c = signed_circuit("chain", "cp-t", variables=2, dtype=torch.complex128)
+    square, x = pc.square(c), torch.tensor([[0, 1], [2, 2]])
+    group = next(group for _, group in c.named_groups() if hasattr(group, "weights"))
+    start = torch.view_as_real(group.weights.detach().clone())
+    square.log_prob(x).sum().backward()
+    found = torch.view_as_real(group.weights.grad)
+    for place in [(0, 0, 0, 0), (0, 0, 1, 1)]:
+        either = []
+        for step in (1e-6, -1e-6):
+            moved = start.clone()
+            moved[place] += step
+            with torch.no_grad():
+                group.weights.copy_(torch.view_as_complex(moved))
+                either.append(square.log_prob(x).sum().item())
+        assert found[place].item() == pytest.approx((either[0] - either[1]) / 2e-6, rel=1e-5, abs=1e-7)
+
+
+def test_a_complex_circuit_says_what_it_is() -> None:
+    c = signed_circuit(dtype=torch.complex64)
+    assert c.dtype == torch.complex64 and c.is_complex and not signed_circuit().is_complex
+    assert pc.square(c).dtype == torch.float32 and "complex64" in str(c) and "complex: no distribution" in str(c)
+    assert pc.square(c).log_prob(testing.worlds(c)).logsumexp(0).item() == pytest.approx(0.0, abs=1e-5)
+    with pytest.raises(pc.ParameterError, match=r"torch\.float32 or torch\.float64, got torch\.complex128"):
+        testing.example_circuit(dtype=torch.complex128)
+    with pytest.raises(pc.ParameterError, match=r"torch\.complex128, got torch\.float16"):
+        signed_circuit(dtype=torch.float16)
+
+
+@REAL_AND_COMPLEX
+def test_what_needs_non_negative_weights_is_refused_by_name(dtype: torch.dtype) -> None:
+    c = signed_circuit(dtype=dtype)
     square, x = pc.square(c), torch.zeros(1, 3, dtype=torch.long)
-    for query in (lambda: c.log_prob(x), c.sample, c.marginals, c.mpe, lambda: c.statistics(x)):
+    gaussian = signed_circuit("factorized", kind="gaussian", dtype=dtype)
+    queries = (lambda: c.log_prob(x), c.sample, c.marginals, c.mpe, lambda: c.statistics(x))
+    for query in (*queries, lambda: pc.condition(gaussian, {0: 0.5})):
         with pytest.raises(pc.StructureError, match="may be negative"):
             query()
     posterior = square.condition(pc.Evidence.nothing(1, 3))
@@ -168,6 +242,8 @@ def test_what_needs_non_negative_weights_is_refused_by_name() -> None:
     for operation in (lambda: pc.marginalize(square, [0]), lambda: pc.kl_divergence(square, square)):
         with pytest.raises(pc.StructureError, match="non-negative weights"):
             operation()
+    with pytest.raises(pc.StructureError, match="a mixture needs distributions"):
+        pc.mixture([c])
     with pytest.raises(pc.StructureError, match="inner products are of distributions"):
         pc.inner_product(c, c)
     with pytest.raises(pc.StructureError, match="temperatures"):

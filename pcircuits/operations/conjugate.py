@@ -1,0 +1,44 @@
+"""The complex conjugate of a circuit, as a circuit."""
+
+from typing import Any
+
+from pcircuits.blocks import Block
+from pcircuits.circuit import Circuit
+from pcircuits.operations.derived import CopiedCircuit
+from pcircuits.operations.signed import SignedFunction
+from pcircuits.semirings import SumWeights
+
+
+class ConjugateCircuit(SignedFunction, CopiedCircuit):
+    """The complex conjugate of `c(x)`; made by `conjugate`."""
+
+    def __init__(self, source: Circuit) -> None:
+        super().__init__(source, source.inputs)
+
+    def _changed(self, block: Block, units: Any) -> Any:
+        return units._replace(linear=units.linear.conj()) if isinstance(units, SumWeights) else units
+
+
+def conjugate(circuit: Circuit) -> Circuit:
+    """The complex conjugate of what a circuit computes: the circuit with conjugate weights, as inputs are real.
+    Parameters stay shared. A circuit whose values are real is its own conjugate and returned as it is.
+    """
+    if isinstance(circuit, ConjugateCircuit):
+        return _source(circuit)
+    return ConjugateCircuit(circuit) if _is_complex(circuit) else circuit
+
+
+def are_conjugate(first: Circuit, second: Circuit) -> bool:
+    """Whether one circuit is the conjugate of the other."""
+    flipped = isinstance(first, ConjugateCircuit) != isinstance(second, ConjugateCircuit)
+    return _source(first) is _source(second) and flipped == _is_complex(first)
+
+
+def _source(circuit: Circuit) -> Circuit:
+    source = circuit.sources[0] if isinstance(circuit, ConjugateCircuit) else circuit
+    assert isinstance(source, Circuit)
+    return source
+
+
+def _is_complex(circuit: Circuit) -> bool:
+    return isinstance(circuit, SignedFunction) and circuit.is_complex
