@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.errors import ParameterError
+from pcircuits.errors import ParameterError, StructureError
 from pcircuits.evidence import Evidence
 from pcircuits.layers import SumGroup
 from pcircuits.learning.batches import DEFAULT_BATCH_SIZE, as_evidence, as_weights
@@ -48,6 +48,8 @@ def prune(
     """
     if not 0 <= share < 1:
         raise ParameterError(f"`share` must be at least 0 and below 1, got {share!r}")
+    if not circuit.groups:
+        raise StructureError(f"a {type(circuit).__name__} has no weights of its own: prune its sources")
     counts = _counts(circuit, as_evidence(data, circuit, "`data`"), sample_weights, batch_size)
     names = [name for name, group in circuit.named_groups() if isinstance(group, SumGroup)]
     flows = [counts.counts[name]["counts"] for name in names]

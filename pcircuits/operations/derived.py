@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +20,11 @@ from pcircuits.structures import Region, RegionGraph
 from pcircuits.summary import summary
 from pcircuits.types import Float, Tensor
 
+NO_COUNTS = (
+    "expected counts need weights that are probabilities of their own; a derived circuit's are computed from its "
+    "sources': train it with Adam"
+)
+
 
 class Piece(NamedTuple):
     """A block of a derived circuit, and the recipe of its parameters (None: it has none)."""
@@ -32,7 +37,7 @@ class DerivedCircuit(Circuit):
     """A circuit computed from `sources`: trained by training them, conditioned, sampled and asked like any other.
 
     `log_prob` and all posteriors are of the normalised distribution `c(x) / Z`; `log_partition()` is `log Z`.
-    It has no parameters that EM could set, and `save` writes its sources and how it comes of them.
+    But in mixtures it has no parameters that EM could set. `save` writes its sources and how it comes of them.
     """
 
     _log_partition: tuple[tuple, Tensor] | None = None
@@ -62,10 +67,10 @@ class DerivedCircuit(Circuit):
         return self._log_partition[1]
 
     def statistics(self, *args: Any, **kwargs: Any) -> Statistics:
-        self._no_counts()
+        raise StructureError(NO_COUNTS)
 
     def maximise(self, *args: Any, **kwargs: Any) -> None:
-        self._no_counts()
+        raise StructureError(NO_COUNTS)
 
     def _log_total(self) -> Float[Tensor, ""]:
         return evaluate(self.plan, self.prepared(), self._nothing(), self.dtype).log_evidence[0]
@@ -83,12 +88,6 @@ class DerivedCircuit(Circuit):
             raise StructureError(
                 "`latent` and `gates` belong to the units of one circuit; a derived circuit has others"
             )
-
-    def _no_counts(self) -> NoReturn:
-        raise StructureError(
-            "expected counts need weights that are probabilities of their own; a derived circuit's are computed from "
-            "its sources': train it with Adam"
-        )
 
     def __str__(self) -> str:
         kinds = [type(source).__name__ for source in dict.fromkeys(self.sources)]

@@ -3,37 +3,33 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from pcircuits.circuit import Circuit
+from pcircuits.distributions import LEAST_PROBABILITY, Smoothing
 from pcircuits.errors import ParameterError, ShapeError, StructureError
 from pcircuits.evidence import Evidence, describe
-from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
+from pcircuits.operations.component_counts import ComponentRecipe, add_counts, counts_by_component, origin
+from pcircuits.operations.derived import NO_COUNTS, DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, unit_rows
 from pcircuits.operations.multiply import is_signed
 from pcircuits.operations.signed import SignedFunction
 from pcircuits.operations.signed_posterior import SignedPosterior
 from pcircuits.posterior import Posterior
 from pcircuits.semirings import SumWeights
+from pcircuits.statistics import Counts, Statistics
 from pcircuits.types import Float, Tensor
 from pcircuits.workspace import Workspace
-
-
-class ComponentRecipe(NamedTuple):
-    """The component that a block comes from, and its group and row there."""
-
-    component: int
-    group: str
-    row: int
 
 
 class MixtureCircuit(DerivedCircuit):
     """`sum_m shares_m p_m(x)`; made by `mixture`. Component m is `sources[m]`, whose parameters it shares.
 
-    `log_shares` (M,) is a parameter of its own, normalised on use.
+    `log_shares` (M,) is a parameter of its own, normalised on use. EM learns it and the components together, if those
+    are ordinary circuits or mixtures of such.
     """
 
     def __init__(self, sources: Sequence[Circuit], shares: Float[Tensor, " M"]) -> None:
@@ -45,6 +41,69 @@ class MixtureCircuit(DerivedCircuit):
         """They add up to one."""
         return self.log_shares.softmax(0)
 
+    def statistics(self, *args: Any, **kwargs: Any) -> Statistics:
+        """As of any circuit. The counts of component m are its own of every row, times `p(m | row)`; those of the
+        shares are the sums of `p(m | row)`. What several components share is counted once, by all of them.
+
+        Raises:
+            StructureError: a component that is derived from other circuits, mixtures aside.
+        """
+        names, counts = self._learned(), dict[str, dict[str, Tensor]]()
+        found = Circuit.statistics(self, *args, **kwargs)
+        self._credit(found.counts, names, counts)
+        return replace(found, counts=counts)
+
+    def maximise(
+        self, statistics: Statistics, *, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0
+    ) -> None:
+        names, counts = self._learned(), statistics.counts
+        wanted = {f"{name}{group}" for circuit, name in names.items() for group in circuit.groups}
+        wanted |= {f"{name}log_shares" for circuit, name in names.items() if isinstance(circuit, MixtureCircuit)}
+        if counts.keys() != wanted:
+            raise ParameterError(
+                "`statistics` has other parameter groups than this mixture; they come from mixture.statistics"
+            )
+        mixtures = [circuit for circuit in names if isinstance(circuit, MixtureCircuit)]
+        for circuit in (circuit for circuit in names if circuit not in mixtures):
+            mine = {group: counts[f"{names[circuit]}{group}"] for group in circuit.groups}
+            given = replace(statistics, counts=mine)
+            circuit.maximise(given, pseudocount=pseudocount, relative=relative, step=step)
+        for mixed in mixtures:
+            of_shares = counts[f"{names[mixed]}log_shares"]["counts"]
+            mixed._maximise_shares(of_shares, Smoothing(float(pseudocount), relative, float(step)))
+
+    @torch.no_grad()
+    def _maximise_shares(self, counts: Float[Tensor, "1 1 M"], smooth: Smoothing) -> None:
+        new = smooth.probabilities(counts.to(self.dtype), self.shares.view(1, 1, -1), None)
+        self.log_shares.copy_(new.view(-1).clamp_min(LEAST_PROBABILITY).log())
+
+    def _learned(self) -> dict[Circuit, str]:
+        """The circuits here that have parameters for EM, each once, and what the names of its counts begin with."""
+        self._require_counts()
+        named = {module: f"{name}." if name else "" for name, module in self.named_modules()}
+        return {module: name for module, name in named.items() if isinstance(module, Circuit)}
+
+    def _require_counts(self) -> None:
+        for n, source in enumerate(self.sources):
+            if isinstance(source, MixtureCircuit):
+                source._require_counts()
+            elif isinstance(source, DerivedCircuit):
+                raise StructureError(f"circuit {n} of the mixture is a {type(source).__name__}: {NO_COUNTS}")
+
+    def _credit(self, counts: Counts, names: Mapping[Circuit, str], credited: Counts) -> None:
+        """Adds counts by the groups of this plan to those of the parameters that they are of."""
+        (own,) = (name for name, recipes in self._recipes.items() if recipes[0] is None)
+        add_counts(credited, f"{names[self]}log_shares", counts[own])
+        recipes = {name: of_rows for name, of_rows in self._recipes.items() if name != own}
+        sources = [source for source in self.sources if isinstance(source, Circuit)]
+        each = counts_by_component(counts, recipes, [source.plan for source in sources])
+        for source, found in zip(sources, each, strict=True):
+            if isinstance(source, MixtureCircuit):
+                source._credit(found, names, credited)
+                continue
+            for group, part in found.items():
+                add_counts(credited, f"{names[source]}{group}", part)
+
     def _combine(self, recipes: Sequence[ComponentRecipe | None], prepared: Sequence[Mapping[str, Any]]) -> Any:
         if recipes[0] is None:
             totals = torch.stack([source.log_partition() for source in self.sources if isinstance(source, Circuit)])
@@ -52,7 +111,7 @@ class MixtureCircuit(DerivedCircuit):
             return SumWeights(log.exp(), log, as_given=True)
         rows = [
             unit_rows(prepared[component][group], torch.tensor([r.row for r in run if r is not None]))
-            for (component, group), run in groupby(recipes, key=_origin)
+            for (component, group), run in groupby(recipes, key=origin)
         ]
         return rows[0] if len(rows) == 1 else join_units(rows)
 
@@ -125,8 +184,3 @@ def _side_by_side(circuits: Sequence[Circuit]) -> list[Piece]:
     owner = (len(out.pieces), "")
     out.pieces.append(Piece(replace(top, num_units=1, depth=depth, has_sum=True, owner=owner, tie=None, variables=())))
     return out.pieces
-
-
-def _origin(recipe: ComponentRecipe | None) -> tuple[int, str]:
-    assert recipe is not None
-    return recipe.component, recipe.group
