@@ -181,8 +181,7 @@ class Circuit(nn.Module):
         return self._condition(evidence, workspace)
 
     def _condition(self, evidence: Evidence, workspace: Workspace | None, *, recompute: bool = False) -> Posterior:
-        self._validate(evidence)
-        evidence = evidence.weighing_intervals([family.num_categories for family in self.inputs])
+        evidence = self._checked(evidence)
         with torch.autocast(self.device.type, enabled=False):
             if self._differentiates_by_counts(evidence):
                 return Posterior(self, evidence, memory=self._fast_memory(workspace))
@@ -276,6 +275,11 @@ class Circuit(nn.Module):
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)
+
+    def _checked(self, evidence: Evidence) -> Evidence:
+        """Evidence that fits this circuit, intervals of discrete variables as weights."""
+        self._validate(evidence)
+        return evidence.weighing_intervals([family.num_categories for family in self.inputs])
 
     def _validate(self, evidence: Evidence) -> None:
         if not isinstance(evidence, Evidence):

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pcircuits.distributions import Gaussian, InputFamily, Picks, Smoothing
+from pcircuits.distributions import Gaussian, InputFamily, Picks, Smoothing, Univariate
 from pcircuits.distributions.discrete import Discrete, Table
 from pcircuits.distributions.family import Rows
 from pcircuits.distributions.gaussian import Normal
 from pcircuits.distributions.tabulated import Tabulated, table_of
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import finite
 from pcircuits.semirings import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
@@ -37,20 +38,15 @@ class Quadratics(NamedTuple):
         return Quadratics(*(x[index].double().unsqueeze(1) for x in self))
 
     @property
-    def mean(self) -> Tensor:
-        return -0.5 * self.slope / self.square
+    def normal(self) -> Normal:
+        """The densities that these are multiples of, in float64."""
+        return Normal(-0.5 * self.slope.double() / self.square.double(), (-0.5 / self.square.double()).sqrt())
 
     @property
-    def variance(self) -> Tensor:
-        return -0.5 / self.square
-
-    @property
-    def log_mode(self) -> Tensor:
-        return self.constant + 0.5 * self.slope * self.mean
-
-    @property
-    def log_integral(self) -> Tensor:
-        return self.log_mode + 0.5 * (-math.pi / self.square).log()
+    def log_integral(self) -> Float[Tensor, "G K"]:
+        """In float64."""
+        square, slope, constant = (x.double() for x in self)
+        return constant - 0.25 * slope.square() / square + 0.5 * (-math.pi / square).log()
 
 
 @dataclass(frozen=True)
@@ -75,19 +71,13 @@ class Quadratic(InputFamily):
     def log_values(
         self, prepared: Quadratics, rows: Rows, evidence: InputEvidence, maximise: bool
     ) -> Float[Tensor, "F B K"]:
-        f = prepared.rows(rows)
-        x = torch.where(evidence.observed, evidence.values, 0.0).double().unsqueeze(-1)
-        free = f.log_mode if maximise else f.log_integral
-        return torch.where(evidence.observed.unsqueeze(-1), (f.square * x + f.slope) * x + f.constant, free)
+        values = Gaussian().log_values(prepared.normal, rows, evidence, maximise)
+        return values + prepared.log_integral[rows].unsqueeze(1)
 
     def posterior(
         self, prepared: Quadratics, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
     ) -> Float[Tensor, "F B 2"]:
-        f, hard = prepared.rows(rows), evidence.observed.unsqueeze(-1)
-        x = torch.where(evidence.observed, evidence.values, 0.0).to(flows.dtype).unsqueeze(-1)
-        first = torch.where(hard, x, f.mean.to(flows.dtype))
-        second = torch.where(hard, x.square(), (f.variance + f.mean.square()).to(flows.dtype))
-        return torch.stack([(flows * first).sum(-1), (flows * second).sum(-1)], -1)
+        return Gaussian().posterior(prepared.normal, rows, evidence, flows, exact)
 
     def statistics(self, *args: Any) -> dict[str, Tensor]:
         raise StructureError(_NO_PARAMETERS)
@@ -106,19 +96,38 @@ class Quadratic(InputFamily):
         temperature: float,
         generator: torch.Generator | None,
     ) -> Float[Tensor, " M"]:
-        row, batch, unit = picks
-        f = Quadratics(*(x[rows[row], unit] for x in prepared))
-        noise = torch.randn(f.mean.shape, dtype=f.mean.dtype, device=f.mean.device, generator=generator)
-        drawn = f.mean + (temperature * f.variance).sqrt() * noise
-        return torch.where(evidence.observed[row, batch], evidence.values[row, batch].to(drawn.dtype), drawn)
+        drawn = Gaussian().sample(prepared.normal, rows, evidence, picks, temperature, generator)
+        return drawn.to(prepared.square.dtype)
 
     def overlap(self, prepared: Quadratics, rows: Rows) -> Bool[Tensor, "F K K"]:
         units = prepared.square.shape[1]
         return torch.ones(len(rows), units, units, dtype=torch.bool, device=prepared.square.device)
 
     def expected_log(self, prepared: Quadratics, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
-        density = self.log_values(prepared, rows, evidence, False)
-        return torch.where(evidence.observed.unsqueeze(-1), density, prepared.rows(rows).log_mode - 0.5)
+        found = Gaussian().expected_log(prepared.normal, rows, evidence)
+        return found + prepared.log_integral[rows].unsqueeze(1)
+
+
+def densities_of(family: InputFamily, prepared: Any) -> tuple[Univariate, Any]:
+    """The family of the densities that continuous units are multiples of, and its parameters.
+
+    Raises:
+        StructureError: a family of which this is not known.
+    """
+    if isinstance(prepared, Quadratics):
+        return Gaussian(), prepared.normal
+    raise StructureError(f"the densities that units of {family!r} are multiples of are not known here")
+
+
+def log_mass_between(family: Univariate, unit: Any, low: Tensor, high: Tensor) -> Float[Tensor, "..."]:
+    """`Univariate.log_mass` for many intervals, without quadrature; not differentiable."""
+    if not isinstance(unit, Normal):
+        return family.log_mass(unit, low, high)
+    a, b = ((end - unit.mean) / unit.std for end in (low, high))
+    a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)  # the lower tail, whose logarithms are exact
+    large, small = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+    share = torch.where(a < b, finite(small) - finite(large), 0.0)
+    return torch.where(small.isneginf(), large, large + torch.log(-torch.expm1(share)))
 
 
 def factor_family(first: InputFamily, second: InputFamily) -> InputFamily:

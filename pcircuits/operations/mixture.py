@@ -122,7 +122,7 @@ class SquaredMixtureCircuit(MixtureCircuit):
     """
 
     def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
-        self._validate(evidence)
+        evidence = self._checked(evidence)
         sources = [source for source in self.sources if isinstance(source, Circuit)]
         each = torch.stack([source.condition(evidence).log_evidence for source in sources])
         shares = self.log_shares.double().log_softmax(0)

@@ -79,7 +79,7 @@ class SquaredCircuit(ProductCircuit):
     """
 
     def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
-        self._validate(evidence)
+        evidence = self._checked(evidence)
         complete = evidence.observed.all(-1)
         found = self.log_value(evidence.values) if bool(complete.any()) else None
         if found is None or not complete.all():

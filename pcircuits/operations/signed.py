@@ -78,8 +78,7 @@ class SignedFunction(Circuit):
 
     def value_under(self, evidence: Evidence) -> SignedValue:
         """The sum (integral) of c over the values that the evidence leaves open, weighted as it says."""
-        self._validate(evidence)
-        p = upward(self.plan, self.prepared(), evidence, Signed())
+        p = upward(self.plan, self.prepared(), self._checked(evidence), Signed())
         return SignedValue(p.records[-1].values.v[0, :, 0].sgn(), p.log_evidence)
 
     def log_partition(self) -> Float[Tensor, ""]:

@@ -1,15 +1,16 @@
 """Posteriors of squared circuits: marginals from signed flows, samples by conditional distribution functions."""
 
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.distributions import draw
+from pcircuits.distributions import Univariate, draw
 from pcircuits.errors import StructureError
 from pcircuits.evidence import Evidence
-from pcircuits.operations.inputs import Quadratics
+from pcircuits.kernels import finite
+from pcircuits.operations.inputs import densities_of, log_mass_between
 from pcircuits.operations.signed_flows import signed_flows
 from pcircuits.plan import InputLevel
 from pcircuits.posterior import Posterior
@@ -135,25 +136,44 @@ def _continuous(
     flows: list[tuple[InputLevel, Tensor]],
     generator: torch.Generator | None,
 ) -> Tensor:
-    """`x` with `sum_k flow_k Phi((x - mean_k) / std_k) = u`, u uniform, by bisection."""
-    means, stds, shares = [], [], []
+    """`x` with `sum_k flow_k P(X <= x | unit k) = u`, u uniform, by bisection."""
+    units, shares = [], []
     for level, flow in flows:
-        units = circuit.prepared()[level.group]
-        if not isinstance(units, Quadratics):
-            raise StructureError(f"the distribution function of {level.family!r} in a square has no closed form here")
+        family, prepared = densities_of(level.family, circuit.prepared()[level.group])
         here = [row for row, v in enumerate(level.variables) if v == variable]
-        means.append(units.mean[level.rows[here]].double().flatten())
-        stds.append(units.variance.sqrt()[level.rows[here]].double().flatten())
+        units.append([x[level.rows[here]].double().flatten() for x in prepared])
         shares.append(flow[here].transpose(0, 1).flatten(1))
-    mean, std, share = torch.cat(means), torch.cat(stds), torch.cat(shares, 1)
-    low = (mean - _TAILS * std).min().expand(len(share)).clone()
-    high = (mean + _TAILS * std).max().expand(len(share)).clone()
-    u = torch.rand(len(share), dtype=torch.float64, device=share.device, generator=generator)
+    unit, share = type(prepared)(*map(torch.cat, zip(*units, strict=True))), torch.cat(shares, 1)
+    ends = _ends(family, evidence, variable)
+    low, high = _bracket(family, unit, *ends)
+    whole = log_mass_between(family, unit, *ends)
+    u = torch.rand(low.shape, dtype=torch.float64, device=low.device, generator=generator)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        below = (share * torch.special.ndtr((middle.unsqueeze(-1) - mean) / std)).sum(-1) < u
+        part = (log_mass_between(family, unit, ends[0], middle) - finite(whole)).exp()
+        below = (share * part).sum(-1, keepdim=True) < u
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+    return ((low + high) / 2).squeeze(-1)
+
+
+def _ends(family: Univariate, evidence: Evidence, variable: int) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+    """What the variable lies between, sample by sample."""
+    least, largest = (torch.full((evidence.batch_size, 1), end).double().to(evidence.device) for end in family.domain)
+    if evidence.interval is None:
+        return least, largest
+    low, high = evidence.interval[:, variable].double().split(1, -1)
+    return torch.maximum(low, least), torch.minimum(high, largest)
+
+
+def _bracket(
+    family: Univariate, unit: Any, low: Float[Tensor, "B 1"], high: Float[Tensor, "B 1"]
+) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+    """Finite ends, outside of which less than rounding lies."""
+    mean, square = family.moments(unit)
+    reach = _TAILS * (square - mean.square()).clamp_min(0.0).sqrt()
+    above = torch.maximum((mean + reach).max(), low + reach.max())
+    below = torch.minimum((mean - reach).min(), high - reach.max())
+    return torch.maximum(low, below), torch.minimum(high, above)
 
 
 def _chunks(circuit: Circuit, evidence: Evidence) -> Iterator[Evidence]:

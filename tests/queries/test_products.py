@@ -135,6 +135,19 @@ def test_products_of_gaussian_circuits_integrate_as_quadrature(layer: str) -> No
     assert abs(x[:, 0].mean() - mean) < 5 * (variance / 5_000).sqrt()
 
 
+def test_products_of_gaussian_circuits_know_intervals() -> None:
+    a, b = (testing.example_circuit(inputs="gaussian", num_variables=1, seed=n, dtype=torch.float64) for n in range(2))
+    product, grid = pc.multiply(a, b).requires_grad_(False), torch.linspace(-0.5, 1.0, 20_001, dtype=torch.float64)
+    density = product.log_prob(grid.unsqueeze(1)).exp()
+    posterior = product.condition(pc.Evidence(torch.zeros(1, 1, dtype=torch.float64), interval=(-0.5, 1.0)))
+    mass, first = torch.trapezoid(density, grid), torch.trapezoid(density * grid, grid)
+    assert posterior.log_evidence.item() == pytest.approx(mass.log().item(), abs=1e-8)
+    assert posterior.moment(1).item() == pytest.approx((first / mass).item(), abs=1e-8)
+    drawn = posterior.sample(2000, generator=torch.Generator().manual_seed(0)).flatten()
+    assert drawn.min() >= -0.5 and drawn.max() <= 1.0
+    assert abs(drawn.mean() - first / mass) < 5 * drawn.std() / 2000**0.5
+
+
 def test_circuits_that_split_finer_are_compatible() -> None:
     fine = testing.example_circuit("factorized", "cp-t", num_variables=4, dtype=torch.float64)
     coarse = testing.example_circuit("binary_tree", "cp", num_variables=4, dtype=torch.float64)

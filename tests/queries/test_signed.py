@@ -82,7 +82,7 @@ def test_a_signed_circuit_is_its_plain_arithmetic_and_its_square_is_the_pointwis
 @given(signed_circuits(), st.data())
 def test_posteriors_of_squares_equal_enumeration(c: pc.SignedCircuit, data) -> None:
     square, worlds = pc.square(c), testing.worlds(c)
-    evidence = data.draw(testing.evidences(square, kinds=["missing", "hard", "soft", "mixed"]))
+    evidence = data.draw(testing.evidences(square, kinds=["missing", "hard", "soft", "mixed", "interval"]))
     joint = Enumeration._log_weights(_WorldsOf(square, evidence), worlds) + square.log_prob(worlds).detach()
     posterior = square.condition(evidence)
     assert torch.allclose(posterior.log_evidence.exp(), joint.logsumexp(-1).exp(), atol=1e-9)
@@ -141,6 +141,33 @@ def test_gaussian_squares_integrate_as_quadrature_and_sample_by_their_distributi
     for quantile in (0.1, 0.5, 0.9):
         place = grid[1:][below >= quantile][0]
         assert abs((x < place).double().mean() - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 4000) + 0.01
+
+
+@pytest.mark.parametrize("ends", [(-0.5, 1.2), (0.3, math.inf), (-math.inf, -2.0), (14.0, 15.0)])
+def test_gaussian_squares_within_intervals_are_quadrature(ends: tuple[float, float]) -> None:
+    square = pc.square(signed_circuit("factorized", "cp-t", "gaussian", 2, seed=3)).requires_grad_(False)
+    grid = torch.linspace(max(ends[0], -11.0), min(ends[1], 11.0 if ends[0] < 11 else 16.0), 40001, dtype=torch.float64)
+    density = square.log_prob(torch.stack([grid, torch.full_like(grid, 0.4)], 1)).exp()
+    mass = torch.trapezoid(density, grid)
+    x, observed = torch.tensor([[0.0, 0.4]], dtype=torch.float64), torch.tensor([[False, True]])
+    posterior = square.condition(pc.Evidence(x, observed=observed, interval=ends))
+    assert posterior.log_evidence.item() == pytest.approx(mass.log().item(), abs=1e-5)
+    for order in (1, 2):
+        moment = torch.trapezoid(density * grid**order, grid) / mass
+        assert posterior.moment(order)[0, 0].item() == pytest.approx(moment.item(), rel=1e-4)
+    drawn = posterior.sample(2000, generator=torch.Generator().manual_seed(0))[:, 0]
+    assert ((drawn[:, 0] >= ends[0]) & (drawn[:, 0] <= ends[1])).all() and (drawn[:, 1] == 0.4).all()
+    below = torch.cumulative_trapezoid(density, grid) / mass
+    for quantile in (0.2, 0.5, 0.8):
+        place = grid[1:][below >= quantile][0]
+        assert abs((drawn[:, 0] < place).double().mean() - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 2000)
+
+
+def test_values_of_signed_circuits_add_up_over_intervals() -> None:
+    c, worlds = signed_circuit(variables=2), testing.worlds(signed_circuit(variables=2))
+    found = c.value_under(pc.Evidence(worlds[:1], interval=(1, 2)))
+    inside = (worlds >= 1).all(1)
+    assert (found.sign * found.log_abs.exp()).item() == pytest.approx(values(c)[inside].sum().item(), abs=1e-12)
 
 
 @REAL_AND_COMPLEX
