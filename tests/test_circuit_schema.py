@@ -34,11 +34,12 @@ def test_what_is_saved_follows_the_schema(tmp_path: Path, structure: str, layer:
 def test_joint_inputs_and_signed_circuits_follow_it(tmp_path: Path) -> None:
     graph = pc.structures.grouped(pc.structures.binary_tree(2), [[0, 2], [1, 3]])
     joint = pc.Circuit(graph, pc.MultivariateGaussian(2), num_units=2, seed=0)
+    tree = pc.Circuit(graph, pc.ChowLiuTree((-1, 0), 3), num_units=2, seed=0)
     signed, other = (
         pc.SignedCircuit(pc.structures.chain(2), pc.PerSample(pc.Gaussian()), num_units=2, seed=0, dtype=dtype)
         for dtype in (torch.float64, torch.complex128)
     )
-    for n, circuit in enumerate((joint, signed, other)):
+    for n, circuit in enumerate((joint, tree, signed, other)):
         assert fits(saved(circuit, tmp_path / str(n)), SCHEMA, SCHEMA)
 
 

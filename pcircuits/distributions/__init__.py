@@ -3,6 +3,7 @@
 from pcircuits.distributions.bernoulli import Bernoulli
 from pcircuits.distributions.binomial import Binomial
 from pcircuits.distributions.categorical import Categorical
+from pcircuits.distributions.chow_liu_tree import ChowLiuTree
 from pcircuits.distributions.discretized_logistic import DiscretizedLogistic
 from pcircuits.distributions.draw import draw
 from pcircuits.distributions.exponential import Exponential
@@ -37,6 +38,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "ChowLiuTree",
     "DiscretizedLogistic",
     "Exponential",
     "External",

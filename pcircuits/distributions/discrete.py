@@ -108,26 +108,7 @@ class Discrete(InputFamily):
         return prepared.linear.dtype
 
     def validate(self, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
-        values, categories = evidence.values, self.num_categories
-        outside = (values < 0) | (values >= categories)
-        if values.is_floating_point():
-            outside |= values != values.round()
-        if (bad := outside & evidence.observed).any():
-            row = int(bad.any(1).nonzero()[0])
-            raise EvidenceError(
-                f"variable {variables[row]} is {self!r}: values must be integers in 0..{categories - 1}, "
-                f"got {values[row][bad[row]][0].item():g} in batch rows {rows_of(bad.any(0))}"
-            )
-        if (ids := evidence.weighted_values) is not None:
-            if (bad := ((ids < 0) | (ids >= categories)).any(-1) & evidence.soft).any():
-                raise EvidenceError(
-                    f"`weighted_values` must be in 0..{categories - 1} for {self!r}; they are not in batch rows "
-                    f"{rows_of(bad.any(0))}"
-                )
-        elif evidence.log_weights is not None and evidence.log_weights.shape[-1] < categories:
-            raise EvidenceError(
-                f"`log_weights` covers {evidence.log_weights.shape[-1]} values, but {self!r} needs {categories}"
-            )
+        require_categories(self, evidence, variables)
 
     def scaled_values(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, memory: Memory
@@ -393,6 +374,30 @@ class Discrete(InputFamily):
             terms = prepared.log_of(slice(None), units).double()[of_group] + log_weights.unsqueeze(1)
             share = (terms - finite(logsumexp(terms)).unsqueeze(-1)).exp()
             yield share.to(flows.dtype) * flows[:, units].unsqueeze(-1)
+
+
+def require_categories(family: InputFamily, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
+    """Raise EvidenceError, naming the variable, where values or weights are not of the family's categories."""
+    values, categories = evidence.values, family.num_categories or 0
+    outside = (values < 0) | (values >= categories)
+    if values.is_floating_point():
+        outside |= values != values.round()
+    if (bad := outside & evidence.observed).any():
+        row = int(bad.any(1).nonzero()[0])
+        raise EvidenceError(
+            f"variable {variables[row]} is {family!r}: values must be integers in 0..{categories - 1}, "
+            f"got {values[row][bad[row]][0].item():g} in batch rows {rows_of(bad.any(0))}"
+        )
+    if (ids := evidence.weighted_values) is not None:
+        if (bad := ((ids < 0) | (ids >= categories)).any(-1) & evidence.soft).any():
+            raise EvidenceError(
+                f"`weighted_values` must be in 0..{categories - 1} for {family!r}; they are not in batch rows "
+                f"{rows_of(bad.any(0))}"
+            )
+    elif evidence.log_weights is not None and evidence.log_weights.shape[-1] < categories:
+        raise EvidenceError(
+            f"`log_weights` covers {evidence.log_weights.shape[-1]} values, but {family!r} needs {categories}"
+        )
 
 
 def _chunks(total: int, width: int) -> list[slice]:

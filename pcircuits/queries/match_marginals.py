@@ -119,7 +119,7 @@ def _validate(
     circuit: "Circuit", evidence: Evidence, log_targets: Tensor, sweeps: int, ids: Tensor | None = None
 ) -> None:
     if circuit.num_categories is None or not all(isinstance(family, Discrete) for family in circuit.inputs):
-        raise StructureError("match_marginals needs discrete variables with equally many values")
+        raise StructureError("match_marginals needs inputs of one discrete variable each, with equally many values")
     shape = (*evidence.values.shape, circuit.num_categories) if ids is None else ids.shape
     if not isinstance(log_targets, Tensor) or log_targets.shape != shape:
         raise ShapeError(f"`log_targets` must have shape {tuple(shape)}, got {describe(log_targets)}")

@@ -57,7 +57,7 @@ def log_model_count(circuit: "Circuit", evidence: Evidence) -> Float[Tensor, " B
 
 def _require_countable(circuit: "Circuit") -> None:
     if bad := [family for family in circuit.inputs if not isinstance(family, Discrete)]:
-        raise StructureError(f"models are counted over discrete variables; this circuit has {bad[0]!r}")
+        raise StructureError(f"models are counted over inputs of one discrete variable; this circuit has {bad[0]!r}")
     if circuit.determinism() is not True:
         raise StructureError(
             "a model count needs a deterministic circuit, and this one is not proven to be (see pcircuits.check)"

@@ -44,5 +44,5 @@ def _drawn(values: Tensor, discrete: bool, semiring: Gumbel) -> Tensor:
 
 
 def _require_closed_form(level: InputLevel) -> None:
-    if not (level.family.is_discrete or level.family.is_normal):
+    if level.family.num_variables > 1 or not (level.family.is_discrete or level.family.is_normal):
         raise StructureError(f"differentiable samples of {level.family!r} are not known")

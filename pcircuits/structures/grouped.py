@@ -10,7 +10,7 @@ from pcircuits.structures.validation import require_order
 
 def grouped(graph: RegionGraph, groups: Sequence[Sequence[int]]) -> RegionGraph:
     """A region graph whose variables are groups of variables: variable g becomes the input region over `groups[g]`,
-    whose variables a family such as MultivariateGaussian models jointly.
+    whose variables a family such as MultivariateGaussian or ChowLiuTree models jointly.
 
     >>> from pcircuits.structures import binary_tree
     >>> grouped(binary_tree(2), [[0, 2], [1, 3]])

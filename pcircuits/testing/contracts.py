@@ -3,6 +3,7 @@ it finds.
 """
 
 import copy
+import itertools
 import json
 import math
 
@@ -14,7 +15,7 @@ from pcircuits.errors import EvidenceError, StructureError
 from pcircuits.evidence import Evidence
 from pcircuits.posterior import Posterior
 from pcircuits.queries import Moments
-from pcircuits.structures import factorized
+from pcircuits.structures import factorized, grouped
 from pcircuits.testing.enumeration import MOST_WORLDS, Enumeration
 from pcircuits.testing.examples import EVIDENCE, example_column, example_evidence
 from pcircuits.testing.goodness import sample_p_values
@@ -78,16 +79,19 @@ def check_circuit(circuit: Circuit, *, seed: int = 0) -> None:
 
 
 def check_input_family(family: InputFamily, *, num_units: int = 3, seed: int = 0) -> None:
-    """An input family of your own does all that the library asks of it: alone, tied, and in a circuit beside itself."""
+    """An input family of your own does all that the library asks of it: alone, tied, and in a circuit beside itself.
+    It is of one variable, or of several discrete ones.
+    """
     _require(
         hash(family) == hash(copy.deepcopy(family)) and family == copy.deepcopy(family),
         f"{family!r}: equal specifications must be equal and hash alike",
     )
     json.dumps(family.to_json())
-    tied = dict.fromkeys((0, 1), "tied")
+    tied, size = dict.fromkeys((0, 1), "tied"), family.num_variables
+    graph = factorized(2) if size == 1 else grouped(factorized(2), [range(size), range(size, 2 * size)])
     for ties in ({}, tied):
         circuit = Circuit(
-            factorized(2), family, num_units=num_units, layer="cp", seed=seed, dtype=torch.float64, input_ties=ties
+            graph, family, num_units=num_units, layer="cp", seed=seed, dtype=torch.float64, input_ties=ties
         )
         _check_initial(circuit, num_units)
         _check_values(circuit, family)
@@ -109,8 +113,9 @@ def _check_values(circuit: Circuit, family: InputFamily) -> None:
     (group,) = {name for name, g in circuit.groups.items() if hasattr(g, "family")}
     prepared, row = circuit.prepared()[group], torch.zeros(1, dtype=torch.long)
     counted = bool(family.num_categories) or family.is_integer
-    x = torch.arange(family.num_categories) if family.num_categories else _grid(circuit, family)
-    given = Evidence(x.view(-1, 1)).of_variables((0,))
+    values, size = range(family.num_categories or 0), family.num_variables
+    x = torch.tensor(list(itertools.product(values, repeat=size))) if values else _grid(circuit, family)
+    given = Evidence(x.view(-1, size)).of_variables(range(size))
     log_values = family.log_values(prepared, row, given, False)[0]
     v, scale = family.scaled_values(prepared, row, given, Memory())
     large = log_values - scale[0].unsqueeze(-1) > -600.0  # others may underflow
@@ -121,7 +126,7 @@ def _check_values(circuit: Circuit, family: InputFamily) -> None:
         bool((total - 1).abs().max() < 1e-3),
         f"{family!r}: each unit's probabilities must add up to one, got {total.tolist()}",
     )
-    free = family.log_values(prepared, row, Evidence.nothing(1, 1).of_variables((0,)), False)
+    free = family.log_values(prepared, row, Evidence.nothing(1, size).of_variables(range(size)), False)
     _require(
         bool(free.abs().max() < 1e-6),
         f"{family!r}: a missing variable's units must have log value 0, got {free.tolist()}",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pcircuits.circuit import Circuit
-from pcircuits.distributions import Bernoulli, Categorical, Gaussian, InputFamily
+from pcircuits.distributions import Bernoulli, Categorical, ChowLiuTree, Gaussian, InputFamily
 from pcircuits.errors import StructureError
 from pcircuits.evidence import Evidence
 from pcircuits.queries import Moments
@@ -128,6 +128,8 @@ class Enumeration:
 
     def _leaf(self, node: Node) -> Float[Tensor, "B W K"]:
         family, parameters = self.circuit.inputs[node.variable], leaf_parameters(self.circuit, node)
+        if len(node.variables) > 1:
+            return log_joint_table(family, parameters, self.worlds[:, list(node.variables)]).unsqueeze(0)
         if family.is_discrete:
             return log_table(family, parameters).mT[self.worlds[:, node.variable]].unsqueeze(0)
         observed = self.evidence.observed[:, node.variable]
@@ -227,6 +229,30 @@ def log_table(family: InputFamily, parameters: dict[str, Tensor]) -> Float[Tenso
         return log_density(family, parameters, torch.arange(family.num_categories or 0)).mT
     raw = raw.masked_fill(~parameters["support"], -torch.inf) if "support" in parameters else raw
     return raw - raw.logsumexp(-1, keepdim=True)
+
+
+def log_joint_table(
+    family: InputFamily, parameters: dict[str, Tensor], cells: Int[Tensor, "W M"]
+) -> Float[Tensor, "W K"]:
+    """Log probabilities of values of a discrete family's M variables, in float64; families of others answer for
+    themselves.
+
+    Raises:
+        StructureError: a joint family of continuous variables.
+    """
+    if not family.is_discrete:
+        raise StructureError(f"{family!r} has infinitely many worlds; its circuits are not enumerated")
+    if not isinstance(family, ChowLiuTree):
+        given = Evidence(cells).of_variables(range(cells.shape[1]))
+        return family.log_values(_alone(family, parameters), torch.zeros(1, dtype=torch.long), given, False)[0]
+    root, found = family.parents.index(-1), torch.zeros(len(cells), len(parameters["root_logits"])).double()
+    tables = iter(parameters["link_logits"].log_softmax(-1).unbind(1))
+    for variable, parent in enumerate(family.parents):
+        if variable == root:
+            found = found + parameters["root_logits"].log_softmax(-1)[:, cells[:, root]].T
+        else:
+            found = found + next(tables)[:, cells[:, parent], cells[:, variable]].T
+    return found
 
 
 def log_density(family: InputFamily, parameters: dict[str, Tensor], x: Shaped[Tensor, " N"]) -> Float[Tensor, "N K"]:

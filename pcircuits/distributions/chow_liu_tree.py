@@ -1,0 +1,296 @@
+"""Inputs over several discrete variables that form a tree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from pcircuits.distributions.categorical import Categorical
+from pcircuits.distributions.discrete import Table, require_categories
+from pcircuits.distributions.draw import draw
+from pcircuits.distributions.family import LEAST_PROBABILITY, InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.tree_messages import Given, Tree, given, log_potentials
+from pcircuits.distributions.tree_shape import TreeShape
+from pcircuits.errors import ParameterError
+from pcircuits.evidence import InputEvidence
+from pcircuits.kernels import finite, ratio
+from pcircuits.structures import chow_liu_tree
+from pcircuits.types import Bool, Float, Int, Tensor
+from pcircuits.workspace import Memory
+
+_CHUNK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class ChowLiuTree(InputFamily):
+    """Several variables with values 0..V-1 that form a tree (Chow, Liu 1968), for input regions over as many variables
+    (`Region.input(0, 1, 2)`, `structures.grouped`): `p(x) = p(x_root) prod_m p(x_m | x_parent(m))`. All units of a
+    region have one tree, and tables of their own. Parameters: `root_logits` (G, K, V), and `link_logits`
+    (G, K, M - 1, V, V), one table a variable but the root, in their order, whose rows are the parent's values.
+
+    Evidence of each variable is of any kind that a single discrete one has; `latent` potentials of the variables of a
+    region add up. Queries are exact by passes over the tree; maximisers are by max-product.
+
+    Args:
+        parents: for each of M >= 2 variables its parent, both as places in the region, and -1 for the root.
+        num_categories: V, of every variable.
+    """
+
+    parents: Sequence[int]
+    num_categories: int
+    name = "chow_liu_tree"
+    gradients_by_counts = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))
+        if type(self.num_categories) is not int or self.num_categories < 1:
+            raise ParameterError(f"`num_categories` must be a positive integer, got {self.num_categories!r:.80}")
+        self.shape  # noqa: B018 - refuses what is no tree
+
+    @classmethod
+    def from_data(cls, x: Int[Tensor, "N M"], num_categories: int | None = None) -> "ChowLiuTree":
+        """The best tree for complete rows of the region's variables, by `structures.chow_liu_tree`.
+
+        Args:
+            num_categories: V, default the largest value plus one.
+
+        Raises:
+            DataError, ShapeError: data that is not integer categories.
+        """
+        tree = chow_liu_tree(x, num_categories=num_categories)
+        parents = [next(iter(tree.predecessors(place)), -1) for place in range(len(tree))]
+        return cls(tuple(parents), int(x.max()) + 1 if num_categories is None else num_categories)
+
+    @property
+    def num_variables(self) -> int:  # type: ignore[override]
+        return len(self.parents)
+
+    @cached_property
+    def shape(self) -> TreeShape:
+        return TreeShape(tuple(self.parents))
+
+    def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        values = self.num_categories
+        shapes = {"root_logits": (values,), "link_logits": (self.num_variables - 1, values, values)}
+        drawn = {
+            name: 0.1 + 0.9 * torch.rand(groups, units, *shape, generator=generator) for name, shape in shapes.items()
+        }
+        return {name: (weights / weights.sum(-1, keepdim=True)).log() for name, weights in drawn.items()}
+
+    def prepare(self, parameters: dict[str, Tensor], support: Tensor | None) -> Tree:
+        if support is not None:
+            raise ParameterError(f"{self!r} has no values that a support could exclude; restrict sums instead")
+        return Tree(parameters["root_logits"].log_softmax(-1), parameters["link_logits"].log_softmax(-1))
+
+    def dtype_of(self, prepared: Tree) -> torch.dtype:
+        return prepared.root.dtype
+
+    def validate(self, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
+        require_categories(self, evidence, variables)
+
+    def log_values(self, prepared: Tree, rows: Rows, evidence: InputEvidence, maximise: bool) -> Float[Tensor, "F B K"]:
+        return self._log_values(prepared, rows, evidence._replace(summed=None), maximise)
+
+    def log_maxima(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        """An upper bound where variables that are `summed` have others below them: the exact maximum is NP-hard."""
+        return self._log_values(prepared, rows, evidence, True)
+
+    def posterior(
+        self, prepared: Tree, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"], exact: bool
+    ) -> Float[Tensor, "N B V"]:
+        """Rows are variables: all of the first region, then of the next."""
+        found = []
+        for part, under in self._parts(prepared, rows, evidence):
+            marginals = under.marginals(self.shape)
+            each = torch.stack([marginals[m] for m in range(self.num_variables)], 1)
+            found.append(torch.einsum("fbk,fmbkv->fmbv", flows[:, part].double(), each))
+        return torch.cat(found, 2).flatten(0, 1).to(flows.dtype)
+
+    def statistics(
+        self,
+        prepared: Tree,
+        rows: Rows,
+        evidence: InputEvidence,
+        flows: Float[Tensor, "F B K"],
+        exact: bool,
+        memory: Memory,
+    ) -> dict[str, Float[Tensor, "G K S"]]:
+        """Counts of the root's values, then of pairs of values of each parent and child, table by table."""
+        if evidence.observed.all():
+            sizes = [self.num_categories] + [self.num_categories**2] * (self.num_variables - 1)
+            each = [_counts(flows, *pair) for pair in zip(self._places(evidence), sizes, strict=True)]
+            found = torch.cat(each, -1)
+        else:
+            parts = self._parts(prepared, rows, evidence)
+            found = torch.stack([self._expected_counts(under, flows[:, part].double()) for part, under in parts]).sum(0)
+        total = found.new_zeros(*prepared.root.shape[:2], found.shape[-1]).index_add(0, rows, found)
+        return {"counts": total.to(flows.dtype)}
+
+    def maximise(
+        self, prepared: Tree, statistics: dict[str, Tensor], smooth: Smoothing, support: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Smoothing adds the pseudocount to every distribution, the root's and each row of a table."""
+        new = []
+        for counts, old in zip(self._tables(statistics["counts"]), prepared, strict=True):
+            flat, present = counts.to(old.dtype).flatten(1, -2), old.exp().flatten(1, -2)
+            probabilities = smooth.probabilities(flat, present, None).view_as(old)
+            new.append(probabilities.clamp_min(LEAST_PROBABILITY).log())
+        return {"root_logits": new[0], "link_logits": new[1]}
+
+    def gradient(
+        self, parameters: dict[str, Tensor], prepared: Tree, statistics: dict[str, Tensor], support: Tensor | None
+    ) -> dict[str, Tensor]:
+        pairs = zip(self._tables(statistics["counts"]), prepared, strict=True)
+        root, links = (counts - counts.sum(-1, keepdim=True) * log.exp() for counts, log in pairs)
+        return {"root_logits": root.to(prepared.root.dtype), "link_logits": links.to(prepared.root.dtype)}
+
+    def sample(
+        self,
+        prepared: Tree,
+        rows: Rows,
+        evidence: InputEvidence,
+        picks: Picks,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "P M"]:
+        """One row a pick, drawn from the root down."""
+        potentials, found = self._potentials(evidence), []
+        for part in torch.arange(len(picks[0]), device=rows.device).split(self._step(1)):
+            row, batch, unit = (x[part] for x in picks)
+            tree = Tree(*(x[rows[row], unit].double() / (temperature or 1.0) for x in prepared))
+            asked = self._maximised(evidence)[row, batch] if temperature == 0.0 else None
+            under = given(tree, self.shape, potentials[row, batch] / (temperature or 1.0), asked)
+            values = torch.empty(len(row), self.num_variables, dtype=torch.long, device=rows.device)
+            values[:, self.shape.root] = _draw(under.root, temperature, generator)
+            each = torch.arange(len(row), device=rows.device)
+            for child, parent, table in self.shape.order:
+                values[:, child] = _draw(under.link(table)[each, values[:, parent]], temperature, generator)
+            found.append(values)
+        return torch.cat(found)
+
+    def overlap(self, prepared: Tree, rows: Rows) -> Bool[Tensor, "F K K"]:
+        if all(x.isfinite().all() for x in prepared):
+            units = prepared.root.shape[1]
+            return torch.ones(len(rows), units, units, dtype=torch.bool, device=rows.device)
+        both = Tree(*(x[rows].unsqueeze(1) + x[rows].unsqueeze(2) for x in prepared))
+        free = both.root.new_zeros(self.num_variables, self.num_categories)
+        return given(both, self.shape, free).log_value > -torch.inf
+
+    def expected_log(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        log, potentials, found = self._tree(prepared, rows), self._potentials(evidence).unsqueeze(2), []
+        for part, under in self._parts(prepared, rows, evidence):
+            marginals = under.marginals(self.shape)
+            mean = (under.root * finite(log.root)).sum(-1)
+            for _, parent, table in self.shape.order:
+                pairs = marginals[parent].unsqueeze(-1) * under.link(table)
+                mean = mean + (pairs * finite(log.links[..., table, :, :])).sum((-1, -2))
+            weighed = [(marginals[m] * finite(potentials[:, part, :, m])).sum(-1) for m in range(self.num_variables)]
+            found.append(mean + torch.stack(weighed).sum(0))
+        return torch.cat(found, 1)
+
+    def covariance(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K M M"]:
+        values, size = torch.arange(self.num_categories, device=rows.device).double(), range(self.num_variables)
+        found = []
+        for _, under in self._parts(prepared, rows, evidence):
+            pairs = under.pairs(self.shape)
+            mean = torch.stack([pairs[m, m].sum(-1) @ values for m in size], -1)
+            square = [torch.stack([(pairs[m, n] @ values) @ values for n in size], -1) for m in size]
+            found.append(torch.stack(square, -2) - mean.unsqueeze(-1) * mean.unsqueeze(-2))
+        return torch.cat(found, 1)
+
+    def without(self, kept: Sequence[int]) -> InputFamily:
+        """A tree again, or refused by `TreeShape.of_some`."""
+        if len(kept) == 1:
+            return Categorical(self.num_categories)
+        return ChowLiuTree(self.shape.of_some(kept).parents, self.num_categories)
+
+    def reduced(self, prepared: Tree, evidence: InputEvidence, kept: Sequence[int]) -> Tree | Table:
+        first = torch.zeros(1, dtype=torch.long, device=prepared.root.device)
+        ((_, under),) = self._parts(prepared, first, evidence)
+        pairs = {key: joint[0] for key, joint in under.pairs(self.shape).items()}
+        dtype, family = prepared.root.dtype, self.without(kept)
+        if isinstance(family, Categorical):
+            log = _distributions(pairs[kept[0], kept[0]].sum(-1)).log().to(dtype)
+            return Table(log.exp().mT, family, {"logits": log}, None)
+        assert isinstance(family, ChowLiuTree)
+        root = _distributions(pairs[kept[family.shape.root], kept[family.shape.root]].sum(-1))
+        links = [_distributions(pairs[kept[p], kept[m]]) for m, p in enumerate(family.parents) if p >= 0]
+        return Tree(root.log().to(dtype), torch.stack(links, 2).log().to(dtype))
+
+    def _log_values(
+        self, prepared: Tree, rows: Rows, evidence: InputEvidence, maximise: bool
+    ) -> Float[Tensor, "F B K"]:
+        if evidence.observed.all():
+            return self._log_complete(prepared, rows, evidence)
+        asked = self._maximised(evidence) if maximise else None
+        return torch.cat([under.log_value for _, under in self._parts(prepared, rows, evidence, asked)], 1)
+
+    def _log_complete(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
+        tables = [prepared.root, *prepared.links.flatten(3).unbind(2)]
+        pairs = zip(tables, self._places(evidence), strict=True)
+        return torch.stack([_entries(table[rows].double(), places) for table, places in pairs]).sum(0)
+
+    def _places(self, evidence: InputEvidence) -> list[Int[Tensor, "F B"]]:
+        """Of complete values, the entry of the root's table and of each other one."""
+        x = evidence.values.long().unflatten(0, (-1, self.num_variables))
+        parents = [(m, p) for m, p in enumerate(self.parents) if p >= 0]
+        return [x[:, self.shape.root], *(x[:, p] * self.num_categories + x[:, m] for m, p in parents)]
+
+    def _expected_counts(self, under: Given, share: Float[Tensor, "F B K"]) -> Float[Tensor, "F K S"]:
+        marginals = under.marginals(self.shape)
+        found = [torch.einsum("fbk,fbkv->fkv", share, under.root)] * self.num_variables
+        for _, parent, table in self.shape.order:
+            reached = share.unsqueeze(-1) * marginals[parent]
+            found[1 + table] = torch.einsum("fbku,fbkuv->fkuv", reached, under.link(table)).flatten(2)
+        return torch.cat(found, -1)
+
+    def _parts(
+        self, prepared: Tree, rows: Rows, evidence: InputEvidence, maximised: Bool[Tensor, "F B M"] | None = None
+    ) -> Iterator[tuple[slice, Given]]:
+        """Some batch rows at a time."""
+        tree, potentials = self._tree(prepared, rows), self._potentials(evidence).unsqueeze(2)
+        asked = None if maximised is None else maximised.unsqueeze(2)
+        step = self._step(tree.root[..., 0].numel())
+        for start in range(0, potentials.shape[1], step):
+            part = slice(start, start + step)
+            mine = None if asked is None else asked[:, part]
+            yield part, given(tree, self.shape, potentials[:, part], mine)
+
+    def _step(self, width: int) -> int:
+        return max(1, _CHUNK_ELEMENTS // (width * self.num_variables * self.num_categories**2))
+
+    def _tree(self, prepared: Tree, rows: Rows) -> Tree:
+        """(F, 1, K, ...), in float64."""
+        return Tree(*(x[rows].double().unsqueeze(1) for x in prepared))
+
+    def _potentials(self, evidence: InputEvidence) -> Float[Tensor, "F B M V"]:
+        return log_potentials(evidence, self.num_variables, self.num_categories)
+
+    def _maximised(self, evidence: InputEvidence) -> Bool[Tensor, "F B M"]:
+        free = torch.ones_like(evidence.observed) if evidence.summed is None else ~evidence.summed
+        return free.unflatten(0, (-1, self.num_variables)).transpose(1, 2)
+
+    def _tables(self, counts: Float[Tensor, "G K S"]) -> tuple[Float[Tensor, "G K V"], Float[Tensor, "G K N V V"]]:
+        root, links = counts.tensor_split([self.num_categories], -1)
+        return root, links.unflatten(-1, (-1, self.num_categories, self.num_categories))
+
+
+def _entries(tables: Float[Tensor, "F K S"], places: Int[Tensor, "F B"]) -> Float[Tensor, "F B K"]:
+    return tables.gather(-1, places.unsqueeze(1).expand(-1, tables.shape[1], -1)).mT
+
+
+def _counts(flows: Float[Tensor, "F B K"], places: Int[Tensor, "F B"], size: int) -> Float[Tensor, "F K S"]:
+    """Flows added up by place."""
+    found = flows.new_zeros(len(flows), flows.shape[2], size, dtype=torch.float64)
+    return found.scatter_add(-1, places.unsqueeze(1).expand(-1, flows.shape[2], -1), flows.double().mT)
+
+
+def _distributions(weights: Float[Tensor, "... V"]) -> Float[Tensor, "... V"]:
+    """Normalised; uniform where all weights are zero."""
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, ratio(weights, total), 1 / weights.shape[-1])
+
+
+def _draw(weights: Float[Tensor, "P V"], temperature: float, generator: torch.Generator | None) -> Int[Tensor, " P"]:
+    return weights.argmax(-1) if temperature == 0.0 else draw(weights, generator)
