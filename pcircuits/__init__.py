@@ -1,6 +1,7 @@
 """Probabilistic circuits on torch: exact evidence, marginals, samples and learning."""
 
 from pcircuits import files, interop, learning, plot, structures, types
+from pcircuits.autoencoding import AutoencodingCircuit
 from pcircuits.circuit import Circuit
 from pcircuits.conditional import ConditionalCircuit, Potentials
 from pcircuits.distributions import (
@@ -87,6 +88,7 @@ __all__ = [
     "MPE",
     "Adam",
     "Anemone",
+    "AutoencodingCircuit",
     "Bernoulli",
     "Binomial",
     "Categorical",
