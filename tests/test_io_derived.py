@@ -45,6 +45,7 @@ CIRCUITS = {
     "signed square": lambda: pc.square(signed_circuit(pc.Gaussian())),
     "complex": lambda: signed_circuit(dtype=torch.complex128),
     "complex square": lambda: pc.square(signed_circuit(pc.Gaussian(), dtype=torch.complex64)),
+    "square of polynomials": lambda: pc.square(signed_circuit(pc.Monomial(-1.0, 2.0))),
     "conjugate": lambda: pc.conjugate(signed_circuit(dtype=torch.complex128)),
     "mixture of complex squares": lambda: pc.mixture(
         [pc.square(signed_circuit(dtype=torch.complex128)), pc.square(signed_circuit())]

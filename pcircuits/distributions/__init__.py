@@ -17,6 +17,7 @@ from pcircuits.distributions.indicator import Indicator
 from pcircuits.distributions.laplace import Laplace
 from pcircuits.distributions.literal import Literal
 from pcircuits.distributions.log_normal import LogNormal
+from pcircuits.distributions.monomial import Monomial
 from pcircuits.distributions.multivariate_gaussian import MultivariateGaussian
 from pcircuits.distributions.negative_binomial import NegativeBinomial
 from pcircuits.distributions.per_sample import PerSample
@@ -51,6 +52,7 @@ __all__ = [
     "Laplace",
     "Literal",
     "LogNormal",
+    "Monomial",
     "MultivariateGaussian",
     "NegativeBinomial",
     "PerSample",

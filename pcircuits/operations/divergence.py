@@ -7,6 +7,7 @@ import torch
 from pcircuits.circuit import Circuit
 from pcircuits.distributions.discrete import Table
 from pcircuits.distributions.gaussian import Normal
+from pcircuits.distributions.monomial import Powers
 from pcircuits.distributions.tabulated import table_of
 from pcircuits.errors import ShapeError, StructureError
 from pcircuits.evaluator import upward
@@ -102,9 +103,9 @@ def _powered(value: Any, power: Float[Tensor, ""]) -> Any:
         return SumWeights(log.exp(), log, as_given=True)
     if isinstance(value, Table):
         return table_of(_log_power(value.log, power))
-    if isinstance(value, Normal | Quadratics):
-        quadratics = value if isinstance(value, Quadratics) else Quadratics.of(value)
-        return Quadratics(*(x.double() * power for x in quadratics))
+    if isinstance(value, Normal | Quadratics | Powers):
+        units = Quadratics.of(value) if isinstance(value, Normal) else value
+        return type(units)(*(x.double() * power for x in units))
     raise StructureError(f"powers of inputs prepared as {type(value).__name__} have no closed form here")
 
 

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pcircuits.distributions import Gaussian, InputFamily, Picks, Smoothing, Univariate
+from pcircuits.distributions import Gaussian, InputFamily, Monomial, Picks, Smoothing, Univariate
 from pcircuits.distributions.discrete import Discrete, Table
 from pcircuits.distributions.family import Rows
 from pcircuits.distributions.gaussian import Normal
+from pcircuits.distributions.monomial import Powers
 from pcircuits.distributions.tabulated import Tabulated, table_of
 from pcircuits.errors import StructureError
 from pcircuits.evidence import InputEvidence
-from pcircuits.kernels import finite
+from pcircuits.kernels import finite, logsumexp
 from pcircuits.semirings import SumWeights
 from pcircuits.types import Bool, Float, Tensor
 
@@ -109,14 +110,22 @@ class Quadratic(InputFamily):
 
 
 def densities_of(family: InputFamily, prepared: Any) -> tuple[Univariate, Any]:
-    """The family of the densities that continuous units are multiples of, and its parameters.
-
-    Raises:
-        StructureError: a family of which this is not known.
-    """
+    """The family of the densities that continuous units are multiples of, and its parameters."""
     if isinstance(prepared, Quadratics):
         return Gaussian(), prepared.normal
-    raise StructureError(f"the densities that units of {family!r} are multiples of are not known here")
+    assert isinstance(family, Univariate)
+    return family, prepared
+
+
+def normalised(family: InputFamily, units: Any) -> Any:
+    """Units of products as distributions; others are."""
+    if isinstance(units, Table):
+        return table_of(units.log - finite(logsumexp(units.log)).unsqueeze(-1))
+    if isinstance(units, Quadratics):
+        return units._replace(constant=units.constant - units.log_integral)
+    if isinstance(family, Monomial):
+        return units._replace(log_constant=units.log_constant - family.log_integral(units))
+    return units
 
 
 def log_mass_between(family: Univariate, unit: Any, low: Tensor, high: Tensor) -> Float[Tensor, "..."]:
@@ -140,15 +149,17 @@ def factor_family(first: InputFamily, second: InputFamily) -> InputFamily:
         return Tabulated(first.num_categories)
     if all(type(family) in (Gaussian, Quadratic) for family in (first, second)):
         return Quadratic()
+    if isinstance(first, Monomial) and first == second:
+        return first
     raise StructureError(f"the product of {first!r} and {second!r} has no closed form here")
 
 
-def multiply_units(first: Any, second: Any, rows: tuple[Tensor, Tensor]) -> Table | Quadratics:
+def multiply_units(first: Any, second: Any, rows: tuple[Tensor, Tensor]) -> Table | Powers | Quadratics:
     """All products of a unit of one row and a unit of another: K_first K_second units, the second's fastest."""
     if isinstance(first, Table):
         return table_of(_outer(first.log[rows[0]], second.log[rows[1]]))
-    quadratics = (x if isinstance(x, Quadratics) else Quadratics.of(x) for x in (first, second))
-    return Quadratics(*(_outer(x[rows[0]], y[rows[1]]) for x, y in zip(*quadratics, strict=True)))
+    first, second = (Quadratics.of(x) if isinstance(x, Normal) else x for x in (first, second))
+    return type(first)(*(_outer(x[rows[0]], y[rows[1]]) for x, y in zip(first, second, strict=True)))
 
 
 def _outer(first: Float[Tensor, "F K *V"], second: Float[Tensor, "F L *V"]) -> Float[Tensor, "F N *V"]:

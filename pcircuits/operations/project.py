@@ -8,14 +8,12 @@ import torch
 from pcircuits.blocks import scopes
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily
-from pcircuits.distributions.discrete import Table
-from pcircuits.distributions.tabulated import table_of
 from pcircuits.errors import EvidenceError, ShapeError, StructureError
 from pcircuits.evaluator import Pass, product_of, upward
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import finite, logsumexp
+from pcircuits.kernels import finite
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
-from pcircuits.operations.inputs import Quadratics, join_units, unit_rows
+from pcircuits.operations.inputs import join_units, normalised, unit_rows
 from pcircuits.operations.multiply import is_signed
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.semirings import Log, SumWeights
@@ -166,7 +164,7 @@ def _parameters(plan: Plan, prepared: Mapping[str, Any], values: Pass | None, re
     if recipe.left:
         return _reduced(plan, row, values, recipe)
     if not isinstance(row, SumWeights):
-        return row if values is None else _normalised(row)
+        return row if values is None else normalised(_input_level(plan, recipe.block).family, row)
     log = row.log.double()
     if values is not None:
         level, position = plan.at[recipe.block]
@@ -186,8 +184,7 @@ def _parameters(plan: Plan, prepared: Mapping[str, Any], values: Pass | None, re
 
 def _reduced(plan: Plan, units: Any, values: Pass | None, recipe: ProjectedRecipe) -> Any:
     """Joint inputs without the variables that are observed or summed out."""
-    block, level = plan.blocks[recipe.block], plan.levels[plan.at[recipe.block][0]]
-    assert isinstance(level, InputLevel)
+    block, level = plan.blocks[recipe.block], _input_level(plan, recipe.block)
     if values is not None:
         return level.family.reduced(units, values.evidence.of_variables(block.variables), recipe.left)
     size = len(block.variables)
@@ -195,10 +192,7 @@ def _reduced(plan: Plan, units: Any, values: Pass | None, recipe: ProjectedRecip
     return level.family.reduced(units, nothing, recipe.left)
 
 
-def _normalised(units: Any) -> Any:
-    """Inputs of products as conditional distributions; others are."""
-    if isinstance(units, Table):
-        return table_of(units.log - finite(logsumexp(units.log)).unsqueeze(-1))
-    if isinstance(units, Quadratics):
-        return units._replace(constant=units.constant - units.log_integral)
-    return units
+def _input_level(plan: Plan, block: int) -> InputLevel:
+    level = plan.levels[plan.at[block][0]]
+    assert isinstance(level, InputLevel)
+    return level

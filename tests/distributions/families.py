@@ -67,6 +67,7 @@ ROWS = {
     ),
     "laplace": row(d.Laplace(1.0, 2.0), -np.inf, lambda: stats.laplace(0.4, 1.3), location=0.4, log_scale=np.log(1.3)),
     "uniform": row(d.Uniform(-1.0, 3.0), 3.5, lambda: stats.uniform(-0.5, 2.0), lower=-0.5, upper=1.5),
+    "monomial": row(d.Monomial(-1.0, 3.0), 3.5, lambda: stats.powerlaw(3.0, loc=-1.0, scale=4.0), degree=2.0),
     "histogram": row(
         d.Histogram(EDGES),
         3.1,

@@ -201,6 +201,8 @@ def test_values_outside_the_domain_are_refused(name: str) -> None:
         lambda: pc.Laplace(scale=0.0),
         lambda: pc.LogNormal(loc=math.nan),
         lambda: pc.Uniform(1.0, 1.0),
+        lambda: pc.Monomial(1.0, 1.0),
+        lambda: pc.Monomial(0.0, math.inf),
         lambda: pc.Histogram((1.0,)),
         lambda: pc.Histogram((1.0, 0.0)),
         lambda: pc.PiecewiseLinear((0.0, math.inf)),
