@@ -14,6 +14,7 @@ from pcircuits.learning.hmm_start import hmm_from_bigrams, hmm_from_states, stat
 from pcircuits.learning.kmeans import KMeans, kmeans
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.learning.learner import Batch, Learner, Score, StatisticsLearner
+from pcircuits.learning.prometheus import prometheus
 from pcircuits.learning.prune import Pruned, prune
 from pcircuits.learning.shards import TokenShards, write_shards
 
@@ -44,6 +45,7 @@ __all__ = [
     "kmeans",
     "learn_spn",
     "place",
+    "prometheus",
     "prune",
     "share",
     "states_from_bigrams",

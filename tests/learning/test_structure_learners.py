@@ -1,5 +1,7 @@
-"""Cutset networks and LearnSPN: what they find in data that is known, and that their circuits keep all laws."""
+"""Cutset networks, LearnSPN, Prometheus: what they find in data that is known, and that their circuits keep laws."""
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 
 import pcircuits as pc
 from pcircuits import structures, testing
-from pcircuits.learning import cutset_network, learn_spn
+from pcircuits.learning import cutset_network, learn_spn, prometheus
 from pcircuits.learning.cutset_tree import Growth, Leaf, Split
+from pcircuits.learning.prometheus import _SpanningTrees
+from pcircuits.learning.region_search import Table
 
 
 def switched(rows: int = 1500, seed: int = 0) -> torch.Tensor:
@@ -134,6 +138,74 @@ def test_learn_spn_on_few_rows_and_one_column() -> None:
     assert learn_spn(mixed_table(50)[:, :1]).num_variables == 1
 
 
+def test_prometheus_cuts_the_spanning_tree_at_its_weakest_edges() -> None:
+    """Columns 0, 1 and 2 hang together most, then 3 and 4; all five do in one of the clusters at least."""
+    circuit = prometheus(mixed_table(), max_depth=1, partitions=2).requires_grad_(False)
+    graph = circuit.graph
+    assert {tuple(map(graph.scope, p.children)) for p in graph.regions[graph.root].partitions} == {
+        ((0,), (1,), (2,), (3,), (4,))
+    }
+    search = _SpanningTrees(Table.of(mixed_table(), None, 5), 4, 2, min_rows=30, clusters=2, seed=0)
+    cuts = search._cuts(torch.arange(1200), list(range(5)))
+    assert cuts[0] == [(0, 1, 2), (3, 4)] and [len(parts) for parts in cuts] == [2, 3, 4, 5]
+    for coarse, fine in itertools.pairwise(cuts):
+        assert len(set(coarse) - set(fine)) == 1  # one part falls into two, the others are shared
+    assert search._cuts(torch.arange(1200), [3, 4]) == [[(3,), (4,)]]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_prometheus_shares_parts_of_several_partitions(partitions: int) -> None:
+    circuit = prometheus(mixed_table(), partitions=partitions)
+    above = Counter(c for region in circuit.graph.regions for p in region.partitions for c in p.children)
+    assert (max(above.values()) > 1) == (partitions > 1)
+    several = [region for region in circuit.graph.regions if len(region.partitions) > 2]
+    assert bool(several) == (partitions > 1)
+    found = pc.check(circuit)
+    assert found.smooth and found.decomposable and found.normalised
+
+
+@pytest.mark.parametrize("kind", ["hard", "mixed", "interval"])
+def test_prometheus_answers_as_enumeration_does(kind: str, tmp_path: Path) -> None:
+    circuit = prometheus(switched(400), min_rows=20).requires_grad_(False)
+    circuit = circuit.double()
+    testing.check_posterior(circuit, testing.example_evidence(circuit, kind, seed=1))
+    pc.save(circuit, tmp_path)
+    assert torch.equal(pc.load(tmp_path).log_prob(testing.worlds(circuit)), circuit.log_prob(testing.worlds(circuit)))
+
+
+@pytest.mark.parametrize("table", [mixed_table, switched])
+def test_prometheus_beats_independent_columns_and_em_goes_on_from_there(table) -> None:
+    train, test = (pc.Evidence.from_nan(table(seed=seed).double()) for seed in (0, 1))
+    circuit, alone = (prometheus(table(), **options).requires_grad_(False) for options in ({}, {"max_depth": 0}))
+    assert len(alone.graph.regions) == 6
+    score, least = (float(c.condition(test).log_evidence.mean()) for c in (circuit, alone))
+    assert score > least + 0.15
+    history = [float(circuit.condition(train).log_evidence.sum())]
+    for _ in range(3):
+        circuit.maximise(circuit.statistics(train))
+        history.append(float(circuit.condition(train).log_evidence.sum()))
+    assert history == sorted(history)
+
+
+def test_prometheus_is_reproducible_and_takes_families_of_choice() -> None:
+    table = mixed_table(400)
+    families = [pc.Laplace.from_data(table[:, 0].nan_to_num()), pc.Gaussian(max_std=3.0), pc.Bernoulli()]
+    families += [pc.Histogram.from_data(table[:, 3].nan_to_num()), pc.Binomial(2)]
+    evidence = pc.Evidence.from_nan(table)
+    one, same, other = (prometheus(table, families, clusters=3, seed=seed) for seed in (3, 3, 4))
+    assert one.graph == same.graph and one.inputs == tuple(families)
+    found = one.condition(evidence).log_evidence
+    assert torch.equal(found, same.condition(evidence).log_evidence) and found.isfinite().all()
+    assert one.graph != other.graph or not torch.equal(found, other.condition(evidence).log_evidence)
+
+
+def test_prometheus_on_few_rows_and_columns() -> None:
+    assert prometheus(mixed_table(10)).graph.depth == 1
+    assert prometheus(mixed_table(50)[:, :1]).num_variables == 1
+    assert prometheus(torch.zeros(50, 3)).graph.depth == 1  # rows that are all equal
+    assert prometheus(mixed_table(100)[:, :2]).log_prob(torch.zeros(1, 2)).isfinite()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -141,6 +213,14 @@ def test_learn_spn_on_few_rows_and_one_column() -> None:
         (lambda: learn_spn(torch.full((3, 2), torch.inf)), pc.DataError, "finite"),
         (lambda: learn_spn(torch.full((3, 2), torch.nan)), pc.DataError, "column 0"),
         (lambda: learn_spn(torch.zeros(3, 2), [pc.Gaussian()]), pc.ParameterError, "each of 2 columns"),
+        (lambda: learn_spn(torch.zeros(3, 2), clusters=0), pc.StructureError, "clusters"),
+        (lambda: prometheus(torch.zeros(0, 2)), pc.ShapeError, "table"),
+        (lambda: prometheus(torch.full((3, 2), torch.inf)), pc.DataError, "finite"),
+        (lambda: prometheus(torch.full((3, 2), torch.nan)), pc.DataError, "column 0"),
+        (lambda: prometheus(torch.zeros(3, 2), [pc.Gaussian()]), pc.ParameterError, "each of 2 columns"),
+        (lambda: prometheus(torch.zeros(3, 2), partitions=0), pc.StructureError, "partitions"),
+        (lambda: prometheus(torch.zeros(3, 2), max_depth=-1), pc.StructureError, "max_depth"),
+        (lambda: prometheus(torch.zeros(3, 2), min_rows=1), pc.StructureError, "min_rows"),
     ],
 )
 def test_bad_tables(call, error: type[Exception], message: str) -> None:
