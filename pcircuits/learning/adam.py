@@ -13,6 +13,7 @@ from pcircuits.errors import DataError, ParameterError
 from pcircuits.learning.distributed import average_gradients, synchronise
 from pcircuits.learning.em import require
 from pcircuits.learning.learner import Batch, Learner, Objective, Score, mean_loss
+from pcircuits.learning.local_steps import LocalRound, average
 from pcircuits.types import Tensor
 
 
@@ -29,6 +30,9 @@ class Adam(Learner):
         clip: largest norm of the gradient; longer ones are scaled down to it. None: never.
         warmup: updates over which the rate rises linearly to `lr`.
         decay: updates after the warm-up over which it falls to zero along half a cosine. None: it stays.
+        every: of several processes, how many updates each makes from its own gradients before the parameters of all,
+            and Adam's two averages, become their means, weighted by the rows (Local SGD: Stich 2019). At 1 gradients
+            are averaged instead. Rounds and checkpoints are as in MiniBatchEM.
     """
 
     lr: float = 0.01
@@ -36,6 +40,7 @@ class Adam(Learner):
     clip: float | None = 1.0
     warmup: int = 0
     decay: int | None = None
+    every: int = 1
     name: ClassVar[str] = "adam"
 
     def __post_init__(self) -> None:
@@ -49,6 +54,7 @@ class Adam(Learner):
             self,
             "`warmup` must be at least 0 and `decay` positive or None",
         )
+        require(isinstance(self.every, int) and self.every >= 1, self, "`every` must be a positive integer")
 
     def begin(self, model: nn.Module, objective: Objective | None) -> None:
         if objective is None and not isinstance(model, Circuit):
@@ -59,6 +65,7 @@ class Adam(Learner):
         if not (parameters := [p for _, p in self._trained()]):
             raise ParameterError(f"this {type(model).__name__} has no parameter that requires a gradient")
         synchronise(model)
+        self._round = LocalRound((), self.every)
         self._optimizer = torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
 
     def update(self, batch: Batch) -> Score:
@@ -68,14 +75,36 @@ class Adam(Learner):
         _require_finite("loss", loss.detach())
         loss.backward()
         parameters = [p for _, p in self._trained()]
-        mean, weight = average_gradients(parameters, float(loss.detach()), weight)
+        mean = float(loss.detach())
+        if self._round.is_shared:
+            mean, weight = average_gradients(parameters, mean, weight)
+        else:
+            self._round.add(weight)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or math.inf)
         _require_finite("gradient", norm)
         self._optimizer.param_groups[0]["lr"] = self.rate(self._updates)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._updates += 1
+        if self._round.is_over:
+            self._agree()
         return Score(mean * weight, weight)
+
+    def end_epoch(self) -> None:
+        if self._round.batches:
+            self._agree()
+
+    def _agree(self) -> None:
+        parameters = [p for _, p in self._trained()]
+        states = [self._optimizer.state[p] or self._new_state(p) for p in parameters]
+        average([*parameters, *(x for state in states for x in state.values())], self._round.weight)
+        self._round.end()
+
+    def _new_state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """That of a parameter without a gradient so far, which other processes may have had."""
+        state = self._optimizer.state[p]
+        state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return state
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""

@@ -11,6 +11,7 @@ from pcircuits.evidence import Evidence
 from pcircuits.learning.distributed import all_reduce
 from pcircuits.learning.em import require
 from pcircuits.learning.learner import Batch, Objective, Score, StatisticsLearner, pack, score_of, unpack
+from pcircuits.learning.local_steps import LocalRound
 from pcircuits.statistics import Statistics
 from pcircuits.types import Tensor
 
@@ -29,33 +30,61 @@ class Anemone(StatisticsLearner):
     A rarely reached unit thus moves as far as a frequent one. Two departures: each batch is divided by its own C_t
     *before* it enters the average, so that a short last batch weighs no more than its rows say, and the pseudocount
     is a fraction of the unit's own total, so that it cannot swamp units of small TD(n).
+
+    In several processes with `every` above 1 each one takes that many steps by itself, as in MiniBatchEM. Then their
+    averages B become one, weighted by their rows, which makes one step of `1 - (1 - eta)^every` from the parameters
+    that all had before.
     """
 
     eta: float = 0.4
     momentum: float = 0.9
     pseudocount: float = 1e-6
     recompute: bool = False
+    every: int = 1
     name: ClassVar[str] = "anemone"
 
     def __post_init__(self) -> None:
         require(0 < self.eta <= 1, self, "`eta` must be in (0, 1]")
         require(0 <= self.momentum < 1, self, "`momentum` must be in [0, 1)")
         require(self.pseudocount >= 0, self, "`pseudocount` must be at least 0")
+        require(isinstance(self.every, int) and self.every >= 1, self, "`every` must be a positive integer")
 
     def begin(self, model: nn.Module, objective: Objective | None) -> None:
         super().begin(model, objective)
         self._average: Statistics | None = None
         self._updates = 0
+        self._round = LocalRound(model.parameters(), self.every)
 
     def update(self, batch: Batch) -> Score:
-        found = all_reduce(self.statistics(batch))
+        found = self.statistics(batch)
+        if self._round.is_shared:
+            found = all_reduce(found)
+        else:
+            self._round.add(found.weight, self.eta)
         window = found * ((1 - self.momentum) / found.weight)
         self._average = window if self._average is None else self._average * self.momentum + window
         self._updates += 1
-        flows = self._average * (self.eta / (1 - self.momentum**self._updates))
-        target = flows + self._top_down() * (1 - self.eta)
-        self.circuit.maximise(target, pseudocount=self.pseudocount, relative=True)
+        if self._round.is_over:
+            self._agree()
+        else:
+            self._step(self.eta)
         return score_of(found)
+
+    def end_epoch(self) -> None:
+        if self._round.batches:
+            self._agree()
+
+    def _agree(self) -> None:
+        assert self._average is not None
+        total, eta = all_reduce(self._average * self._round.weight), 1 - self._round.left
+        self._average = total * (self._average.weight / total.weight)
+        self._round.rewind()
+        self._step(eta)
+
+    def _step(self, eta: float) -> None:
+        assert self._average is not None
+        flows = self._average * (eta / (1 - self.momentum**self._updates))
+        self.circuit.maximise(flows + self._top_down() * (1 - eta), pseudocount=self.pseudocount, relative=True)
 
     def _top_down(self) -> Statistics:
         """`TD(n) theta`: what a sample of the circuit itself contributes to every count."""

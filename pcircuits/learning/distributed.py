@@ -1,4 +1,6 @@
-"""Learning in several processes: statistics add up, gradients are averaged, the first process writes."""
+"""Learning in several processes: statistics add up, gradients are averaged, the first process writes. With `every` of
+a learner they meet less often (`local_steps.py`).
+"""
 
 import os
 from collections.abc import Sequence
@@ -85,7 +87,8 @@ def all_reduce(statistics: Statistics) -> Statistics:
     """The sum of all processes' statistics where `torch.distributed` is initialised, else the argument itself.
 
     Processes that start from the same parameters and each feed their share of the data then keep the same parameters.
-    EM calls it once an epoch; MiniBatchEM and Anemone once a batch, so that there each process needs as many batches.
+    EM calls it once an epoch; MiniBatchEM and Anemone once a batch, or in `every` batches, so that there each process
+    needs as many.
     """
     if place().size == 1:
         return statistics
