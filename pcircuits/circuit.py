@@ -1,7 +1,6 @@
 """The circuit: a plan and its parameters, a distribution that evidence conditions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from pcircuits.collection import collection_paused
 from pcircuits.distributions import Categorical, InputFamily, PerSample, Smoothing
 from pcircuits.errors import EvidenceError, ParameterError, ShapeError, StructureError
-from pcircuits.evaluator import evaluate
+from pcircuits.evaluator import Evaluation, evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.folding import compile_plan
 from pcircuits.kernels import choice
@@ -17,6 +16,7 @@ from pcircuits.layers import InputGroup, ParameterGroup, build_groups
 from pcircuits.plan import InnerLevel, InputLevel, Plan
 from pcircuits.posterior import Posterior
 from pcircuits.queries import MPE, Moments, determinism
+from pcircuits.state_tables import Prepared
 from pcircuits.statistics import Statistics, collect
 from pcircuits.structures import RegionGraph
 from pcircuits.summary import summary
@@ -41,7 +41,7 @@ class Circuit(nn.Module):
     """
 
     _is_normalised = True  # weights and inputs are probabilities
-    _cache: tuple[tuple, dict[str, Any]] | None = None
+    _cache: tuple[tuple, Prepared] | None = None
     _marginals: tuple[tuple, Tensor] | None = None
     _shared = False  # whether users may hold tensors of the cache
     _determinism: tuple[tuple, bool | None] | None = None
@@ -125,7 +125,7 @@ class Circuit(nn.Module):
     def named_groups(self) -> Iterator[tuple[str, ParameterGroup]]:
         return ((name, self.group(name)) for name in self.groups)
 
-    def prepared(self) -> dict[str, Any]:
+    def prepared(self) -> Prepared:
         """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked
         for.
         """
@@ -178,16 +178,17 @@ class Circuit(nn.Module):
         Raises:
             ShapeError, EvidenceError: evidence of another size, device or domain.
         """
-        return self._condition(evidence, workspace)
-
-    def _condition(self, evidence: Evidence, workspace: Workspace | None, *, recompute: bool = False) -> Posterior:
         evidence = self._checked(evidence)
+        if self._differentiates_by_counts(evidence):
+            return Posterior(self, evidence, memory=self._fast_memory(workspace))
+        memory = self._memory(evidence, workspace)
+        if isinstance(memory, Fresh) and self._is_normalised and evidence.is_complete:
+            return Posterior(self, evidence, memory=memory)
+        return Posterior(self, evidence, self._evaluate(evidence, memory))
+
+    def _evaluate(self, evidence: Evidence, memory: Memory, **options: bool) -> Evaluation:
         with torch.autocast(self.device.type, enabled=False):
-            if self._differentiates_by_counts(evidence):
-                return Posterior(self, evidence, memory=self._fast_memory(workspace))
-            memory = self._memory(evidence, workspace)
-            found = evaluate(self.plan, self.prepared(), evidence, self.dtype, memory, recompute=recompute)
-            return Posterior(self, evidence, found)
+            return evaluate(self.plan, self.prepared(), evidence, self.dtype, memory, **options)
 
     def _memory(self, evidence: Evidence, workspace: Workspace | None) -> Memory:
         if self.device.type != "cpu" or self._differentiates() or (torch.is_grad_enabled() and evidence.requires_grad):
@@ -240,9 +241,11 @@ class Circuit(nn.Module):
         """
         evidence = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
         with torch.no_grad():
-            posterior = self._condition(evidence, workspace, recompute=recompute)
+            evidence = self._checked(evidence)
+            found = self._evaluate(evidence, self._memory(evidence, workspace), recompute=recompute, summed=True)
+            posterior = Posterior(self, evidence, found)
             posterior._possible()
-            return collect(self.plan, posterior._evaluation, _weights(sample_weights, evidence), posterior.log_evidence)
+            return collect(self.plan, found, _weights(sample_weights, evidence), posterior.log_evidence)
 
     def maximise(
         self, statistics: Statistics, *, pseudocount: float = 0.0, relative: bool = False, step: float = 1.0
@@ -264,14 +267,14 @@ class Circuit(nn.Module):
         smooth = Smoothing(float(pseudocount), relative, float(step))
         with torch.no_grad():
             old = {} if self._shared or self._cache is None or self._cache[0] != self.version else self._cache[1]
-            new = {
-                name: group.maximise(statistics.counts[name], smooth, old.get(name))
+            new = Prepared(
+                (name, group.maximise(statistics.counts[name], smooth, old.get(name)))
                 for name, group in self.named_groups()
-            }
+            )
         self._cache, self._shared = (self.version, new), False
 
-    def _prepare(self) -> dict[str, Any]:
-        return {name: group.prepare() for name, group in self.named_groups()}
+    def _prepare(self) -> Prepared:
+        return Prepared((name, group.prepare()) for name, group in self.named_groups())
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)

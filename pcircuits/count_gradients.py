@@ -31,7 +31,7 @@ def log_evidence(circuit: "Circuit", evidence: Evidence, memory: Memory) -> Floa
     plan, waiting = circuit.plan, list[Evaluation]()
 
     def evaluated() -> Evaluation:
-        return evaluate(plan, circuit.prepared(), evidence, circuit.dtype, memory)
+        return evaluate(plan, circuit.prepared(), evidence, circuit.dtype, memory, summed=True)
 
     def run(*_: Tensor) -> Tensors:
         waiting.append(evaluated())

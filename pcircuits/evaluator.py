@@ -9,26 +9,18 @@ import torch
 from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
-from pcircuits.kernels import SumProduct, choice
-from pcircuits.layout import samples_last, take_rows
-from pcircuits.plan import Gather, Incoming, Index, InnerLevel, InputLevel, Level, MixingLevel, Plan, Table
-from pcircuits.semirings import Gates, Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.kernels import choice
+from pcircuits.layout import take_rows
+from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, side_by_side, split
+from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan
+from pcircuits.semirings import Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.state_tables import Lookup, look_up
 from pcircuits.types import Float, Int, Tensor
 from pcircuits.workspace import Memory
 
 # Relative width of the bracket around an evidence that is accepted.
 _FEW_UNITS = 16
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
-
-
-class Record(NamedTuple):
-    """What a level leaves for the downward pass: its product (mixing: its terms; None: it is worked out again) and its
-    values, which are the sum's where it has one. `fused`: product and sum as the one operation that they were.
-    """
-
-    product: Values | None
-    values: Values
-    fused: SumProduct | None = None
 
 
 class Segment(NamedTuple):
@@ -62,6 +54,7 @@ class Pass(NamedTuple):
     records: list[Record]
     segments: Mapping[int, Segment | FusedSegment]
     stretches: Sequence[Stretch] = ()
+    lookup: Lookup | None = None
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -98,6 +91,7 @@ def evaluate(
     memory: Memory | None = None,
     *,
     recompute: bool = False,
+    summed: bool = False,
 ) -> Evaluation:
     """Log evidence, right to rounding: scaled linear first, log space for the rows whose result underflow may have
     touched.
@@ -105,12 +99,13 @@ def evaluate(
     A second pass bounds suspect rows from above; where bound and result agree the result stands, elsewhere the row is
     redone in log space. The first pass is written into `memory`. In float64, circuits of one unit a region, which have
     no matrix products to gain by, are evaluated in log space alone. With `recompute` the passes are for `downward`
-    only.
+    only. `summed`: nothing but the log evidence and counts of the whole batch will be asked for.
     """
     if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
         return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
     scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence, dtype), memory=memory)
-    fast = upward(plan, prepared, evidence, scaled, recompute=recompute)
+    lookup = look_up(plan, prepared, evidence, scaled) if summed and not recompute else None
+    fast = upward(plan, prepared, evidence, scaled, recompute=recompute, lookup=lookup)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
         return Evaluation(fast)
@@ -134,9 +129,17 @@ def _gains_by_samples_last(plan: Plan, evidence: Evidence, dtype: torch.dtype) -
 
 
 def upward(
-    plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, semiring: Semiring, *, recompute: bool = False
+    plan: Plan,
+    prepared: Mapping[str, Any],
+    evidence: Evidence,
+    semiring: Semiring,
+    *,
+    recompute: bool = False,
+    lookup: Lookup | None = None,
 ) -> Pass:
-    """Values of every unit, inputs first. With `recompute` only some are kept, and `downward` works out the others."""
+    """Values of every unit, inputs first. With `recompute` only some are kept, and `downward` works out the others.
+    Levels that `lookup` has are looked up.
+    """
     stretches = find_stretches(plan) if recompute else []
     ahead = list(stretches)
     records: list[Record] = []
@@ -150,10 +153,13 @@ def upward(
                 segments[chain.stop - 1] = segment
             if len(records) == chain.stop:
                 continue
+        if lookup is not None and len(records) in lookup:
+            records.append(lookup.record(len(records)))
+            continue
         records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
         while ahead and ahead[0].levels.stop <= len(records):
             _forget(ahead.pop(0), records, semiring.memory)
-    return Pass(plan, prepared, semiring, evidence, records, segments, stretches)
+    return Pass(plan, prepared, semiring, evidence, records, segments, stretches, lookup)
 
 
 def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
@@ -251,12 +257,14 @@ def _fused_level(
 def downward(
     upward_pass: Pass, root_flows: Float[Tensor, " B"], *, count: bool = False, keep: bool = True
 ) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
-    """Flows of every input level's units (F, B, K) and, if asked for, expected counts of every sum's weights.
+    """Flows of every input level's units (F, B, K) and, if asked for, expected counts of every sum's weights. Levels
+    that were looked up in tables are inputs.
 
     The flow of a unit is the derivative of the log evidence with respect to its log value, times the root's flow. All
     operations are differentiable. Unless the pass is to be kept, its values' memory is reused on the way.
     """
-    plan, semiring = upward_pass.plan, upward_pass.semiring
+    plan, semiring, lookup = upward_pass.plan, upward_pass.semiring, upward_pass.lookup
+    looked_up, read = (lookup.tables.levels, lookup.read) if lookup is not None else ((), ())
     parents = _Parents(plan, semiring.memory)
     inputs: dict[int, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -264,6 +272,7 @@ def downward(
     covered = {
         n for segment in upward_pass.segments.values() for n in range(segment.chain.start, segment.chain.stop - 1)
     }
+    covered.update(set(looked_up) - set(read))
     stretch_of = {n: stretch for stretch in upward_pass.stretches for n in stretch.levels}
     here: Stretch | None = None
     above = last + 1
@@ -281,7 +290,7 @@ def downward(
         if n in upward_pass.segments:
             _downward_chain(upward_pass, n, flows, parents, counts if count else None)
             continue
-        if isinstance(level, InputLevel):
+        if isinstance(level, InputLevel) or n in read:
             inputs[n] = flows
             continue
         child_flows = flows
@@ -290,11 +299,11 @@ def downward(
         elif level.weights is not None:
             weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
             distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
-            product = product_of(level, record, upward_pass)
+            product = product_of(level, record, upward_pass.records, semiring)
             child_flows, level_counts = distribute(weights, product, record.values, flows, count)
             if level_counts is not None:
-                _add_counts(counts, level, level_counts, upward_pass.prepared)
-        parents.give(n, _split(level, child_flows, plan))
+                add_counts(counts, level, level_counts, upward_pass.prepared)
+        parents.give(n, split(level, child_flows, plan))
         if isinstance(level, InnerLevel) and level.product == "kronecker" and level.weights is not None:
             semiring.memory.release(child_flows)  # its sums are given
     if here is not None:
@@ -320,7 +329,7 @@ def _downward_chain(
     for m, level_counts in enumerate([found] if chain.tied else found, start=chain.start):
         level = upward_pass.plan.levels[m]
         assert isinstance(level, InnerLevel)
-        _add_counts(counts, level, level_counts, upward_pass.prepared)
+        add_counts(counts, level, level_counts, upward_pass.prepared)
 
 
 def _downward_fused(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Tensor] | None) -> Tensor:
@@ -389,90 +398,3 @@ class _Parents:
 
 def _has_sum(level: Level) -> bool:
     return not isinstance(level, InputLevel) and level.weights is not None
-
-
-def level_weights(
-    level: InnerLevel | MixingLevel, prepared: Mapping[str, Any], evidence: Evidence | None = None
-) -> SumWeights:
-    """The weights of a level's rows and, for dense sums, the evidence's gates on them."""
-    assert level.weights is not None
-    weights, rows = prepared[level.weights.group], level.weights.rows
-    weights = weights if rows is None else weights.rows(rows)
-    if evidence is None or isinstance(level, MixingLevel) or level.num_units == 1:
-        return weights
-    log_gates = evidence.gates_of(level.variables)
-    return weights if log_gates is None else weights._replace(gates=Gates(log_gates, weights.linear.dtype))
-
-
-def product_of(level: InnerLevel | MixingLevel, record: Record, upward_pass: Pass) -> Values:
-    """What a level's sum is over."""
-    if record.product is not None:
-        return record.product
-    memory = upward_pass.semiring.memory
-    children = [gather(g, upward_pass.records, memory, f"child{a}") for a, g in enumerate(level.children)]
-    assert isinstance(level, InnerLevel)
-    product, scale = upward_pass.semiring.product(level.product, children), record.values.s
-    if len(children) == 1:
-        return product
-    factor = (product.s - scale).detach().exp().to(product.v.dtype)  # a chain has scales of its own
-    return Values(product.v * factor.unsqueeze(-1), scale)
-
-
-def gather(g: Gather, records: Sequence[Record], memory: Memory, name: str) -> Values:
-    """Child values of one argument position, in the level's row order: a view, or scratch of this name."""
-    values = [records[part.level].values for part in g.parts]
-    scale = [take(x.s, part.index) for x, part in zip(values, g.parts, strict=True)]
-    bounds = min(x.peak for x in values), min(x.least for x in values)
-    if len(g.parts) == 1:
-        return Values(_take_into(values[0].v, g.parts[0].index, memory, name), scale[0], *bounds)
-    pieces = [take(x.v, part.index) for x, part in zip(values, g.parts, strict=True)]
-    rows = sum(len(piece) for piece in pieces)
-    v = torch.cat(pieces, out=memory.scratch(name, rows, *pieces[0].shape[1:], like=pieces[0]))
-    if g.order is None:
-        return Values(v, torch.cat(scale), *bounds)
-    v = _take_into(v, g.order, memory, name + "_ordered")
-    return Values(v, torch.cat(scale).index_select(0, g.order), *bounds)
-
-
-def side_by_side(table: Table, records: Sequence[Record]) -> Values:
-    """The rows of a level's table."""
-    found = [(records[n].values, index) for n, index in table.pieces]
-    pieces = [Values(take(x.v, index), take(x.s, index)) for x, index in found]
-    return pieces[0] if len(pieces) == 1 else Values(torch.cat([p.v for p in pieces]), torch.cat([p.s for p in pieces]))
-
-
-def _take_into(x: Tensor, index: Index, memory: Memory, name: str) -> Tensor:
-    if not isinstance(index, Tensor):
-        return take(x, index)
-    return take_rows(x, index, out=memory.scratch(name, len(index), *x.shape[1:], like=x))
-
-
-def take(x: Tensor, index: Index) -> Tensor:
-    if index is None:
-        return x
-    return x[index] if isinstance(index, slice) else take_rows(x, index)
-
-
-def _split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequence[Tensor]:
-    """Flows of the children, one tensor an argument position, from the flows of their product (or mixing terms)."""
-    if isinstance(level, MixingLevel):
-        return flows.unbind(0)
-    if level.product == "kronecker":
-        left, right = (plan.levels[g.parts[0].level].num_units for g in level.children)
-        if samples_last(flows):
-            grid = flows.mT.unflatten(1, (left, right))
-            return grid.sum(2).mT, grid.sum(1).mT
-        grid = flows.unflatten(-1, (left, right))
-        return grid.sum(-1), grid.sum(-2)
-    return [flows]
-
-
-def _add_counts(
-    counts: dict[str, Tensor], level: InnerLevel | MixingLevel, level_counts: Tensor, prepared: Mapping[str, Any]
-) -> None:
-    assert level.weights is not None
-    group, rows = level.weights.group, level.weights.rows
-    if rows is not None:
-        shape = prepared[group].linear.shape
-        level_counts = level_counts.new_zeros(shape).index_add(0, rows, level_counts)
-    counts[group] = counts[group] + level_counts if group in counts else level_counts

@@ -223,6 +223,11 @@ class Evidence:
         return self.values.device
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all variables are observed."""
+        return bool(self.observed.all())
+
+    @property
     def says_nothing(self) -> bool:
         """Whether no variable is observed and there are no weights, potentials, gates or parameters."""
         given = (self.log_weights, self.latent, self.gates, self.gate_factors, self.parameters)

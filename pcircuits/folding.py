@@ -9,6 +9,7 @@ from pcircuits.blocks import Block, build_blocks
 from pcircuits.chains import find_chains
 from pcircuits.distributions import InputFamily
 from pcircuits.errors import StructureError
+from pcircuits.joint_states import joint_states
 from pcircuits.plan import (
     Gather,
     GroupSpec,
@@ -83,7 +84,9 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
         if block.owner is not None and where is not None
     }
     incoming, at = _incoming(levels), tuple(place[i] for i in range(len(blocks)))
-    return Plan(levels, groups, incoming, rows, tuple(blocks), at, places, find_chains(levels, incoming))
+    return Plan(
+        levels, groups, incoming, rows, tuple(blocks), at, places, find_chains(levels, incoming), joint_states(levels)
+    )
 
 
 def _family_of(block: Block, families: Sequence[InputFamily]) -> InputFamily | None:

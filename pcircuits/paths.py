@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.distributions import Picks
-from pcircuits.evaluator import Pass, level_weights, product_of
+from pcircuits.evaluator import Pass
+from pcircuits.levels import level_weights, product_of
 from pcircuits.plan import Gather, Index, InnerLevel, InputLevel, MixingLevel
 from pcircuits.types import Bool, Int, Tensor
 
@@ -89,7 +90,7 @@ def _choose_branches(
     level: InnerLevel | MixingLevel, upward_pass: Pass, n: int, path: Path, generator: torch.Generator | None
 ) -> Int[Tensor, " M"]:
     """The child of each chosen sum unit. Where samples outnumber units, the distributions are worked out once."""
-    terms = product_of(level, upward_pass.records[n], upward_pass).v
+    terms = product_of(level, upward_pass.records[n], upward_pass.records, upward_pass.semiring).v
     weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
     shape = (level.num_rows, upward_pass.evidence.batch_size, level.num_units)
     row, sample, unit, index = path.row, path.sample, path.unit, None

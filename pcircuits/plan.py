@@ -1,5 +1,6 @@
 """What is computed together, from what, with which parameters: folded levels. No parameter values here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -123,13 +124,25 @@ class Incoming:
 
 
 @dataclass(frozen=True)
+class JointStates:
+    """The joint states of each row's variables, of `sizes` values each: the last one counts the fastest."""
+
+    variables: Int[Tensor, "F M"]
+    sizes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.sizes)
+
+
+@dataclass(frozen=True)
 class Plan:
     """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
     the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
 
     `blocks` is the circuit before folding, children first, the root last; `at` says in which level and row each block
     is, `places` in which group and row its parameters lie, None where it has none. `chains` are segments that may be
-    evaluated as one.
+    evaluated as one. `states` are those of each level's rows, None where they are many or not as many in each.
     """
 
     levels: tuple[Level, ...]
@@ -140,6 +153,7 @@ class Plan:
     at: tuple[tuple[int, int], ...]
     places: tuple[tuple[str, int] | None, ...]
     chains: tuple[Chain, ...]
+    states: tuple[JointStates | None, ...]
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)

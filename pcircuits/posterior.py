@@ -28,10 +28,10 @@ class Posterior:
         self, circuit: "Circuit", evidence: Evidence, evaluation: Evaluation | None = None, memory: Memory | None = None
     ) -> None:
         """With memory in place of an evaluation, the log evidence is worked out by itself if it is asked for first;
-        other queries have an evaluation that autograd records.
+        other queries have an evaluation that autograd records where gradients are asked for.
         """
         self.circuit, self.evidence, self._version = circuit, evidence, circuit.version
-        self._evaluated, self._memory = evaluation, memory
+        self._evaluated, self._memory, self._differentiates = evaluation, memory, circuit._differentiates()
         self._log_evidence: Float[Tensor, " B"] | None = None
 
     @property
@@ -39,7 +39,7 @@ class Posterior:
         """Log probability of the evidence (log Z), natural log, float64; `-inf` where it is impossible."""
         self._require_fresh()
         if self._log_evidence is None and self._evaluated is None and self._memory is not None:
-            with torch.enable_grad(), torch.autocast(self.circuit.device.type, enabled=False):
+            with torch.set_grad_enabled(self._differentiates), torch.autocast(self.circuit.device.type, enabled=False):
                 self._log_evidence = log_evidence(self.circuit, self.evidence, self._memory)
         return self._evaluated_log_evidence()
 
@@ -51,9 +51,9 @@ class Posterior:
     @property
     def _evaluation(self) -> Evaluation:
         if self._evaluated is None:
-            circuit = self.circuit
-            with torch.enable_grad(), torch.autocast(circuit.device.type, enabled=False):
-                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, Memory())
+            circuit, memory = self.circuit, Memory() if self._differentiates else self._memory
+            with torch.set_grad_enabled(self._differentiates), torch.autocast(circuit.device.type, enabled=False):
+                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, memory)
         return self._evaluated
 
     def log_prob(

@@ -49,6 +49,9 @@ def collect(
 def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Counts:
     flows, sums = downward(upward_pass, weights.to(upward_pass.records[-1].values.v.dtype), count=True, keep=False)
     counts: Counts = {group: {"counts": value} for group, value in sums.items()}
+    if (lookup := upward_pass.lookup) is not None:
+        for group, value in lookup.counts({n: flows.pop(n) for n in lookup.read}).items():
+            counts[group] = _merge(counts.get(group), {"counts": value})
     for n, input_flows in flows.items():
         level = plan.levels[n]
         assert isinstance(level, InputLevel)

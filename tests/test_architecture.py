@@ -26,10 +26,10 @@ ORDER = (
     ("kernels",),
     ("evidence",),
     ("distributions",),
-    ("blocks", "chains", "plan", "checkpoints", "folding"),
+    ("blocks", "chains", "plan", "joint_states", "checkpoints", "folding"),
     ("semirings",),
     ("layers",),
-    ("evaluator", "paths"),
+    ("levels", "state_tables", "evaluator", "paths"),
     ("statistics",),
     (
         "queries",

@@ -379,6 +379,10 @@ class Discrete(InputFamily):
 def require_categories(family: InputFamily, evidence: InputEvidence, variables: tuple[int, ...]) -> None:
     """Raise EvidenceError, naming the variable, where values or weights are not of the family's categories."""
     values, categories = evidence.values, family.num_categories or 0
+    if evidence.log_weights is None and not values.is_floating_point() and values.numel():
+        least, largest = values.aminmax()
+        if least >= 0 and largest < categories:
+            return
     outside = (values < 0) | (values >= categories)
     if values.is_floating_point():
         outside |= values != values.round()

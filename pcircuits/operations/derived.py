@@ -15,6 +15,7 @@ from pcircuits.evaluator import evaluate
 from pcircuits.evidence import Evidence
 from pcircuits.folding import fold
 from pcircuits.operations.inputs import join_units, unit_rows
+from pcircuits.state_tables import Prepared
 from pcircuits.statistics import Statistics
 from pcircuits.structures import Region, RegionGraph
 from pcircuits.summary import summary
@@ -75,9 +76,10 @@ class DerivedCircuit(Circuit):
     def _log_total(self) -> Float[Tensor, ""]:
         return evaluate(self.plan, self.prepared(), self._nothing(), self.dtype).log_evidence[0]
 
-    def _prepare(self) -> dict[str, Any]:
-        prepared = [source.prepared() for source in self.sources if isinstance(source, Circuit)]
-        return self.prepare_from(prepared)
+    def _prepare(self) -> Prepared:
+        return Prepared(
+            self.prepare_from([source.prepared() for source in self.sources if isinstance(source, Circuit)])
+        )
 
     def prepare_from(self, prepared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """This circuit's parameters, were those of the sources `prepared`."""

@@ -9,9 +9,10 @@ from pcircuits.blocks import scopes
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily
 from pcircuits.errors import EvidenceError, ShapeError, StructureError
-from pcircuits.evaluator import Pass, product_of, upward
+from pcircuits.evaluator import Pass, upward
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite
+from pcircuits.levels import product_of
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, normalised, unit_rows
 from pcircuits.operations.multiply import is_signed
@@ -171,7 +172,7 @@ def _parameters(plan: Plan, prepared: Mapping[str, Any], values: Pass | None, re
         record = values.records[level]
         folded, mixing = plan.levels[level], block.kind == "mixing"
         assert not isinstance(folded, InputLevel)
-        children = product_of(folded, record, values).v
+        children = product_of(folded, record, values.records, values.semiring).v
         terms = log + (children[:, position].permute(1, 2, 0) if mixing else children[position].unsqueeze(0))
         total = record.values.v[position].unsqueeze(-1)
         log = torch.where(total.isneginf(), log, terms - finite(total))

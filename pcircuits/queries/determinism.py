@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pcircuits.evaluator import level_weights, take
+from pcircuits.levels import level_weights, take
 from pcircuits.plan import Gather, InnerLevel, InputLevel, MixingLevel, Plan
 from pcircuits.queries.disjoint import Disjointness
 from pcircuits.queries.separation import allowed_values, separated_mixing

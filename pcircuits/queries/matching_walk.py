@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcircuits.evaluator import level_weights, upward
+from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import finite, linear_sum
+from pcircuits.levels import level_weights
 from pcircuits.plan import Gather, InputLevel, MixingLevel, Plan
 from pcircuits.queries.matching_fits import Fit
 from pcircuits.semirings import Scaled, SumWeights

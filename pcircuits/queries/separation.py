@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pcircuits.distributions.discrete import Discrete
-from pcircuits.evaluator import level_weights, take
+from pcircuits.levels import level_weights, take
 from pcircuits.plan import Gather, InputLevel, MixingLevel, Plan
 from pcircuits.types import Bool, Tensor
 

@@ -47,6 +47,7 @@ class _Limits(NamedTuple):
 _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
+_NOT_SMALL = 1e-10  # largest values of products that need no rescale
 _FACTORS = 4  # products of so many children are rescaled once
 
 
@@ -64,7 +65,8 @@ class Scaled:
     def __init__(
         self, dtype: torch.dtype, *, upper: bool = False, samples_last: bool = False, memory: Memory | None = None
     ) -> None:
-        self.limits, self.upper, self.samples_last = _LIMITS[dtype], upper, samples_last
+        self.dtype, self.upper, self.samples_last = dtype, upper, samples_last
+        self.limits = _LIMITS[dtype]
         self.memory = memory or Memory()
         self.suspect: Bool[Tensor, " B"] | None = None
 
@@ -171,7 +173,7 @@ class Scaled:
         else:
             raw = cpu.linear_sum(weights.linear, product.v, out=out)
         least = self._least(weights, product, raw)
-        return Values(raw if least else self._checked(raw), product.s, least=least)
+        return Values(raw if least else self._checked(raw), product.s, peak=least, least=least)
 
     def chain(
         self, weights: Sequence[SumWeights], sides: Values, first: Values
@@ -309,10 +311,11 @@ class Scaled:
         return self.suspect is None or not bool(self.suspect.any())
 
     def _kronecker(self, left: Values, right: Values) -> Values:
-        """The factors are rescaled, not their many products, whose maximum is the product of theirs."""
+        """If need be the factors are rescaled, not their many products, whose maximum is the product of theirs."""
         rows, batch, units = left.v.shape
         width = units * right.v.shape[-1]
-        left, right = self._normal(left, "left"), self._normal(right, "right")
+        if left.peak * right.peak < _NOT_SMALL:
+            left, right = self._normal(left, "left"), self._normal(right, "right")
         out = self._new((rows, batch, width), left.v)
         if samples_last(left.v):
             grid = None if out is None else out.mT.unflatten(1, (units, -1))
@@ -320,7 +323,7 @@ class Scaled:
         else:
             grid = None if out is None else out.unflatten(-1, (units, -1))
             v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=grid).flatten(-2)
-        return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=1.0)
+        return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=min(1.0, left.peak * right.peak))
 
     def _normal(self, values: Values, name: str) -> Values:
         """With maximum at least 1, in scratch of this name if it had to be rescaled."""
