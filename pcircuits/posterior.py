@@ -39,8 +39,13 @@ class Posterior:
         """Log probability of the evidence (log Z), natural log, float64; `-inf` where it is impossible."""
         self._require_fresh()
         if self._log_evidence is None and self._evaluated is None and self._memory is not None:
-            with torch.set_grad_enabled(self._differentiates), torch.autocast(self.circuit.device.type, enabled=False):
-                self._log_evidence = log_evidence(self.circuit, self.evidence, self._memory)
+            circuit, evidence, memory = self.circuit, self.evidence, self._memory
+            with torch.set_grad_enabled(self._differentiates), torch.autocast(circuit.device.type, enabled=False):
+                if self._differentiates:
+                    self._log_evidence = log_evidence(circuit, evidence, memory)
+                else:
+                    found = evaluate(circuit.plan, circuit.prepared(), evidence, circuit.dtype, memory, summed=True)
+                    self._log_evidence = found.log_evidence
         return self._evaluated_log_evidence()
 
     def _evaluated_log_evidence(self) -> Float[Tensor, " B"]:

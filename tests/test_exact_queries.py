@@ -55,7 +55,7 @@ COMBINATIONS = [
 DISCRETE_CASES = [case for case in CASES if case.inputs == "categorical"]
 
 
-def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute=False) -> Evaluation:
+def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute=False, summed=False) -> Evaluation:
     """What `evaluate` does where no row can be trusted: all rows once more in log space."""
     rows = torch.arange(evidence.batch_size)
     exact = upward(plan, prepared, evidence, Log(), recompute=recompute)
