@@ -99,6 +99,11 @@ class Circuit(nn.Module):
         return next(self.parameters()).dtype.to_real()
 
     @property
+    def is_complex(self) -> bool:
+        """Whether values may be complex numbers."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

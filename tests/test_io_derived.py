@@ -58,6 +58,8 @@ CIRCUITS = {
     "marginal of a product": lambda: pc.marginalize(pc.multiply(hmm(0), hmm(1)), [1, 3]),
     "conditional of a conditional": lambda: pc.condition(pc.condition(hmm(1), {1: 2}), {0: 3}),
     "derivative": lambda: pc.differentiate(gaussian(), 1),
+    "second derivative": lambda: pc.differentiate(pc.differentiate(signed_circuit(pc.Monomial()), 0), 1),
+    "third derivative": lambda: pc.differentiate(pc.square(signed_circuit(pc.Gaussian())), 2, order=3),
     "mixture of squares": lambda: pc.mixture(
         [pc.square(signed_circuit()), pc.square(signed_circuit(layer="cp-t"))], [1.0, 2.0]
     ),

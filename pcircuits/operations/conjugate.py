@@ -25,20 +25,16 @@ def conjugate(circuit: Circuit) -> Circuit:
     """
     if isinstance(circuit, ConjugateCircuit):
         return _source(circuit)
-    return ConjugateCircuit(circuit) if _is_complex(circuit) else circuit
+    return ConjugateCircuit(circuit) if circuit.is_complex else circuit
 
 
 def are_conjugate(first: Circuit, second: Circuit) -> bool:
     """Whether one circuit is the conjugate of the other."""
     flipped = isinstance(first, ConjugateCircuit) != isinstance(second, ConjugateCircuit)
-    return _source(first) is _source(second) and flipped == _is_complex(first)
+    return _source(first) is _source(second) and flipped == first.is_complex
 
 
 def _source(circuit: Circuit) -> Circuit:
     source = circuit.sources[0] if isinstance(circuit, ConjugateCircuit) else circuit
     assert isinstance(source, Circuit)
     return source
-
-
-def _is_complex(circuit: Circuit) -> bool:
-    return isinstance(circuit, SignedFunction) and circuit.is_complex

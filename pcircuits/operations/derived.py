@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +55,10 @@ class DerivedCircuit(Circuit):
         self._plan = fold([piece.block for piece in pieces], self.inputs)
         self._recipes = _recipes_of_groups(pieces, self._plan.places)
 
+    @property
+    def is_complex(self) -> bool:
+        return any(isinstance(source, Circuit) and source.is_complex for source in self.sources)
+
     @abstractmethod
     def _combine(self, recipes: Sequence[Any], prepared: Sequence[Mapping[str, Any]]) -> Any:
         """The parameters of one group, row by row as the recipes say, from those of the sources."""
@@ -102,13 +107,16 @@ class DerivedCircuit(Circuit):
 
 
 class CopiedCircuit(DerivedCircuit):
-    """A circuit that has the blocks of its source, with parameters made of theirs row by row."""
+    """A circuit that has the blocks of its source, with parameters made of theirs row by row. Inputs of the variable
+    `untied` share their parameters with none.
+    """
 
-    def __init__(self, source: Circuit, families: Sequence[InputFamily]) -> None:
-        placed = zip(source.plan.blocks, source.plan.places, strict=True)
-        super().__init__(
-            (source,), [Piece(block, n if place else None) for n, (block, place) in enumerate(placed)], families
-        )
+    def __init__(self, source: Circuit, families: Sequence[InputFamily], *, untied: int | None = None) -> None:
+        pieces = []
+        for n, (block, place) in enumerate(zip(source.plan.blocks, source.plan.places, strict=True)):
+            own = replace(block, tie=None) if block.variables == (untied,) else block
+            pieces.append(Piece(own, None if place is None else n))
+        super().__init__((source,), pieces, families)
 
     @abstractmethod
     def _changed(self, block: Block, units: Any) -> Any:

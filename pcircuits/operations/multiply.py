@@ -78,6 +78,8 @@ class SquaredCircuit(ProductCircuit):
     the factors' own, and so never negative. Samples come from conditional distribution functions.
     """
 
+    is_complex = False  # though its factors are
+
     def condition(self, evidence: Evidence, *, workspace: Workspace | None = None) -> Posterior:
         evidence = self._checked(evidence)
         complete = evidence.observed.all(-1)

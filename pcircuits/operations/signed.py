@@ -61,11 +61,6 @@ class SignedFunction(Circuit):
     _is_normalised = False
 
     @property
-    def is_complex(self) -> bool:
-        """Whether weights, and so values, are complex."""
-        return any(p.is_complex() for p in self.parameters())
-
-    @property
     def dtype(self) -> torch.dtype:
         real = super().dtype
         return real.to_complex() if self.is_complex else real
@@ -79,7 +74,10 @@ class SignedFunction(Circuit):
     def value_under(self, evidence: Evidence) -> SignedValue:
         """The sum (integral) of c over the values that the evidence leaves open, weighted as it says."""
         p = upward(self.plan, self.prepared(), self._checked(evidence), Signed())
-        return SignedValue(p.records[-1].values.v[0, :, 0].sgn(), p.log_evidence)
+        values = p.records[-1].values
+        if not self.is_complex:
+            values = values._replace(v=values.v.real)
+        return SignedValue(values.v[0, :, 0].sgn(), p.semiring.root(values))
 
     def log_partition(self) -> Float[Tensor, ""]:
         """`log |sum_x c(x)|`; the sum itself may be negative or complex, see `value_under`."""
@@ -148,3 +146,7 @@ class SignedCircuit(SignedFunction):
         for name, group in list(self.named_groups()):
             if isinstance(group, SumGroup):
                 self.groups[name] = SignedSumGroup(group.log_weights.shape, dtype, generator)
+
+    @property
+    def is_complex(self) -> bool:
+        return any(p.is_complex() for p in self.parameters())
