@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from pcircuits.blocks import Block
 from pcircuits.circuit import Circuit
 from pcircuits.operations.derived import CopiedCircuit
 from pcircuits.operations.signed import SignedFunction
@@ -15,7 +14,7 @@ class ConjugateCircuit(SignedFunction, CopiedCircuit):
     def __init__(self, source: Circuit) -> None:
         super().__init__(source, source.inputs)
 
-    def _changed(self, block: Block, units: Any) -> Any:
+    def _changed(self, units: Any, apart: bool) -> Any:
         return units._replace(linear=units.linear.conj()) if isinstance(units, SumWeights) else units
 
 

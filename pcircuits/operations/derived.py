@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -107,31 +108,28 @@ class DerivedCircuit(Circuit):
 
 
 class CopiedCircuit(DerivedCircuit):
-    """A circuit that has the blocks of its source, with parameters made of theirs row by row. Inputs of the variable
-    `untied` share their parameters with none.
+    """A circuit that has the blocks of its source, with parameters made of theirs. Inputs of the variable `untied`
+    share their parameters with none.
     """
 
     def __init__(self, source: Circuit, families: Sequence[InputFamily], *, untied: int | None = None) -> None:
         pieces = []
-        for n, (block, place) in enumerate(zip(source.plan.blocks, source.plan.places, strict=True)):
-            own = replace(block, tie=None) if block.variables == (untied,) else block
-            pieces.append(Piece(own, None if place is None else n))
+        for block, place in zip(source.plan.blocks, source.plan.places, strict=True):
+            apart = block.variables == (untied,)
+            recipe = None if place is None else (*place, apart)
+            pieces.append(Piece(replace(block, tie=None) if apart else block, recipe))
         super().__init__((source,), pieces, families)
 
     @abstractmethod
-    def _changed(self, block: Block, units: Any) -> Any:
-        """Parameters of a block, one row, from those of the source's."""
+    def _changed(self, units: Any, apart: bool) -> Any:
+        """Parameters from rows of the source's; `apart`: those of inputs of the variable that is tied to none."""
 
-    def _combine(self, recipes: Sequence[int], prepared: Sequence[Mapping[str, Any]]) -> Any:
-        (source,) = self.sources
-        assert isinstance(source, Circuit)
-        rows = []
-        for n in recipes:
-            place = source.plan.places[n]
-            assert place is not None
-            units = unit_rows(prepared[0][place[0]], torch.tensor([place[1]]))
-            rows.append(self._changed(source.plan.blocks[n], units))
-        return join_units(rows)
+    def _combine(self, recipes: Sequence[tuple[str, int, bool]], prepared: Sequence[Mapping[str, Any]]) -> Any:
+        parts = []
+        for (group, apart), run in groupby(recipes, key=lambda recipe: (recipe[0], recipe[2])):
+            rows = torch.tensor([row for _, row, _ in run])
+            parts.append(self._changed(unit_rows(prepared[0][group], rows), apart))
+        return parts[0] if len(parts) == 1 else join_units(parts)
 
 
 class Pieces:

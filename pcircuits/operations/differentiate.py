@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from pcircuits.blocks import Block
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import Gaussian, InputFamily, Monomial
 from pcircuits.distributions.family import Rows
@@ -67,8 +66,8 @@ class DerivativeCircuit(SignedFunction, CopiedCircuit):
         super().__init__(source, families, untied=variable)
         self.variable = variable
 
-    def _changed(self, block: Block, units: Any) -> Any:
-        if block.variables != (self.variable,):
+    def _changed(self, units: Any, apart: bool) -> Any:
+        if not apart:
             return units
         if isinstance(units, Powers):
             return _derivative_powers(units, self.inputs[self.variable])
