@@ -14,6 +14,7 @@ from pcircuits.files import read_bytes
 from pcircuits.hmm import HMM
 from pcircuits.interop.jpc_layout import Layout, lay_out
 from pcircuits.interop.jpc_nodes import Budget, InputNode, Node, SumNode, read_nodes
+from pcircuits.interop.juice import read_text_jpc
 from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.structures import chain
 from pcircuits.types import Float, Tensor
@@ -21,6 +22,7 @@ from pcircuits.types import Float, Tensor
 
 def read_jpc(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32) -> Circuit:
     """The circuit in a `.jpc` file that PyJuice 2 wrote by `juice.save`, on the CPU; nothing in the file is executed.
+    Text files of that name, which ProbabilisticCircuits.jl wrote, are read as `read_spn` says.
 
     A homogeneous hidden Markov model over variables 0..D-1 in this order becomes an `HMM`, anything else a `Circuit`
     with layer "cp-t" whose regions have as many units as the file's widest product. Weights of sums are normalised, as
@@ -36,6 +38,8 @@ def read_jpc(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32) -> 
     if dtype not in (torch.float32, torch.float64):
         raise ParameterError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
     content = bytearray(read_bytes(path))
+    if content.startswith((b"jpc ", b"c ", b"c\n")):
+        return read_text_jpc(path, dtype)
     budget = Budget(len(content))
     try:
         nodes = read_nodes(content, budget)

@@ -26,7 +26,7 @@ def circuit_of(nodes: Nodes, root: int, dtype: torch.dtype) -> Circuit:
     region_of = {node: region for region, node in enumerate(owners)}
     regions = tuple(_region(nodes.nodes, node, region_of) for node in owners)
     graph = RegionGraph(regions, num_units=1, default_layer="sparse")
-    circuit = Circuit(graph, Categorical(2), seed=0, dtype=dtype)
+    circuit = Circuit(graph, [Categorical(size) for size in nodes.sizes], seed=0, dtype=dtype)
     rows: dict[str, dict[int, tuple[float, ...]]] = {}
     for region, number in enumerate(owners):
         node = nodes.nodes[number]

@@ -1,7 +1,7 @@
 """Formulas in decomposable negation normal form (Darwiche and Marquis 2002), node by node."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pcircuits.errors import FormatError
@@ -9,12 +9,11 @@ from pcircuits.structures.region import variables_of
 
 TRUE, FALSE = -1, -2
 MOST_VARIABLES, MOST_EDGES = 1 << 14, 1 << 22
-_EITHER = (math.log(0.5), math.log(0.5))
 
 
 class Node(NamedTuple):
-    """An "input" over `variable` with log probabilities of its values 0 and 1, a conjunction ("and"), or a disjunction
-    ("or") with log weights of its children.
+    """An "input" over `variable` with log probabilities of its values, a conjunction ("and"), or a disjunction ("or")
+    with log weights of its children.
     """
 
     kind: str
@@ -29,14 +28,19 @@ class Nodes:
     Disjunctions whose weights are not given weigh each child by its number of models, so that all models of a
     deterministic formula are equally likely.
 
+    Args:
+        sizes: how many values variables have, two where it does not say.
+
     Raises:
-        FormatError: what is not decomposable or smooth, other variables, more than 16,384 variables or 4M edges.
+        FormatError: what is not decomposable or smooth, other variables, more than 16,384 variables or 4M edges (and
+            probabilities beyond two an input).
     """
 
-    def __init__(self, num_variables: int) -> None:
+    def __init__(self, num_variables: int, sizes: Mapping[int, int] | None = None) -> None:
         if not 1 <= num_variables <= MOST_VARIABLES:
             raise FormatError(f"it has {num_variables} variables, expected 1 to {MOST_VARIABLES}")
         self.num_variables = num_variables
+        self.sizes = [(sizes or {}).get(v, 2) for v in range(num_variables)]
         self.nodes: list[Node] = []
         self._scopes: list[int] = []
         self._log_counts: list[float] = []
@@ -52,7 +56,7 @@ class Nodes:
         """The variable v, counted from 1, as number v, and its negation as -v (DIMACS)."""
         return self.input(abs(number) - 1, (-math.inf, 0.0) if number > 0 else (0.0, -math.inf))
 
-    def input(self, variable: int, log: tuple[float, float]) -> int:
+    def input(self, variable: int, log: tuple[float, ...]) -> int:
         if not 0 <= variable < self.num_variables:
             raise FormatError(f"variable {variable + 1} is not one of 1 to {self.num_variables}")
         return self._add(Node("input", (), log, variable), 1 << variable, math.log(sum(x > -math.inf for x in log)))
@@ -60,8 +64,12 @@ class Nodes:
     def free(self, scope: int) -> int:
         """True, and over these variables."""
         if scope not in self._free:
-            self._free[scope] = self.conjoin([self.input(v, _EITHER) for v in variables_of(scope)])
+            self._free[scope] = self.conjoin([self._any(v) for v in variables_of(scope)])
         return self._free[scope]
+
+    def _any(self, variable: int) -> int:
+        size = self.sizes[variable]
+        return self.input(variable, (-math.log(size),) * size)
 
     def conjoin(self, children: Iterable[int]) -> int:
         parts = dict.fromkeys(child for child in children if child != TRUE)
@@ -107,7 +115,7 @@ class Nodes:
     def _add(self, node: Node, scope: int, log_count: float) -> int:
         if (known := self._ids.get(node)) is not None:
             return known
-        self._edges += len(node.children)
+        self._edges += max(len(node.children), len(node.log) - 2)
         if self._edges > MOST_EDGES:
             raise FormatError(f"it has more than {MOST_EDGES} edges, once smooth")
         self.nodes.append(node)

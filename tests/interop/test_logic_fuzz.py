@@ -1,6 +1,7 @@
 """Whatever a file of logic holds, its reader gives a circuit that answers queries or raises FormatError."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcircuits as pc
-from pcircuits.interop import compile_cnf, read_nnf, read_psdd, read_sdd
+from pcircuits.interop import compile_cnf, read_jlc, read_jpc, read_nnf, read_psdd, read_sdd, read_spn
 from tests.interop.formulas import Decisions, RandomPsdd, dimacs
+from tests.interop.test_juice import JLC, JPC, SPN
 
 pytest.importorskip("pysdd.sdd")
 CLAUSES = [[1, 2], [-2, 3, -4], [-1, 4]]
@@ -24,10 +26,15 @@ READERS: dict[str, tuple[list[str], Callable[..., pc.Circuit]]] = {
     "d4": ([Decisions(CLAUSES).d4_text()], read_nnf),
     "sdd": ([SDD, VTREE], read_sdd),
     "psdd": ([PSDD.psdd, PSDD.vtree], read_psdd),
+    "spn": ([SPN], read_spn),
+    "jpc": ([JPC], partial(read_jpc, dtype=torch.float64)),
+    "jlc": ([JLC], read_jlc),
 }
 WORDS = st.one_of(
     st.integers(-6, 30).map(str),
-    st.sampled_from(["nnf", "sdd", "L", "D", "T", "F", "A", "O", "o", "t", "p", "cnf", "I", "%", "c", "x", "-0"]),
+    st.sampled_from(
+        ["nnf", "sdd", "L", "D", "T", "F", "A", "O", "o", "t", "p", "cnf", "I", "C", "B", "P", "S", "%", "c", "x", "-0"]
+    ),
     st.sampled_from(
         ["1.5", "nan", "inf", "-inf", "1e999", "-1e308", "-1e-320", "9" * 40, "9" * 5000, str(2**63), "1_0", "٣"]
     ),
@@ -63,7 +70,7 @@ def assert_answers(circuit: pc.Circuit) -> None:
     posterior = circuit.condition(pc.Evidence.nothing(2, circuit.num_variables))
     assert posterior.log_evidence.abs().max() < 1e-6
     assert circuit.log_prob(posterior.sample(3, generator=torch.Generator().manual_seed(0))[:, 0]).isfinite().all()
-    assert not torch.as_tensor(posterior.marginals()).isnan().any()
+    assert not any(marginal.isnan().any() for marginal in posterior.marginals())
 
 
 @pytest.mark.parametrize("name", READERS)
