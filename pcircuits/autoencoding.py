@@ -72,8 +72,8 @@ class AutoencodingCircuit(nn.Module):
             raise ParameterError(
                 f"`weight` must be at least 0, `temperature` positive, both finite; got {weight!r} and {temperature!r}"
             )
-        if wrong := [family for family in circuit.inputs if not (family.is_discrete or family.is_normal)]:
-            raise StructureError(f"autoencoding takes discrete and Gaussian variables, got {wrong[0]!r}")
+        if wrong := [f for f in circuit.inputs if f.num_variables > 1 or not (f.is_discrete or f.is_normal)]:
+            raise StructureError(f"autoencoding takes discrete and Gaussian inputs of one variable, got {wrong[0]!r}")
         self.circuit, self.decoder, self.num_latent = circuit, decoder, num_latent
         self.reconstruction, self.weight, self.temperature = reconstruction or _squares, weight, temperature
 

@@ -204,9 +204,10 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
             pc.AutoencodingCircuit(circuit, decoder, num_latent=1, **options)
     with pytest.raises(ANY_CALL, match="circuit"):
         pc.AutoencodingCircuit(decoder, decoder, num_latent=1)  # type: ignore[arg-type]
-    counts = pc.Circuit(pc.structures.chain(3), pc.Poisson(), num_units=2)
-    with pytest.raises(pc.StructureError, match="Poisson"):
-        pc.AutoencodingCircuit(counts, decoder, num_latent=1)
+    pairs = pc.structures.grouped(pc.structures.chain(2), [[0, 1], [2, 3]])
+    for graph, family in ((pc.structures.chain(3), pc.Poisson()), (pairs, pc.ChowLiuTree((-1, 0), 2))):
+        with pytest.raises(pc.StructureError, match=type(family).__name__):
+            pc.AutoencodingCircuit(pc.Circuit(graph, family, num_units=2), decoder, num_latent=1)
     with pytest.raises(pc.ShapeError, match="x has 6 variables, this model has 4"):
         bits().encode(torch.zeros(2, 6, dtype=torch.long))
     with pytest.raises(ANY_CALL, match="x"):
