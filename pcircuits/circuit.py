@@ -43,6 +43,7 @@ class Circuit(nn.Module):
     _is_normalised = True  # weights and inputs are probabilities
     _cache: tuple[tuple, Prepared] | None = None
     _marginals: tuple[tuple, Tensor] | None = None
+    _without_evidence: tuple[tuple, Posterior] | None = None
     _shared = False  # whether users may hold tensors of the cache
     _determinism: tuple[tuple, bool | None] | None = None
 
@@ -210,13 +211,13 @@ class Circuit(nn.Module):
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> Shaped[Tensor, "N D"]:
         """`n` samples, (n, D)."""
         with torch.no_grad():
-            return self.condition(self._nothing()).sample(n, generator=generator)[:, 0]
+            return self._prior().sample(n, generator=generator)[:, 0]
 
     def marginals(self) -> Float[Tensor, "D V"] | list[Tensor | Moments]:
         """`p(X_i)`, (D, V), or a list with one entry a variable as for a posterior; kept like `prepared`."""
         if self._marginals is not None and self._marginals[0] == self.version and not self._differentiates():
             return self._marginals[1]
-        result = self.condition(self._nothing()).marginals()
+        result = self._prior().marginals()
         if isinstance(result, Tensor):
             self._marginals = None if result.requires_grad else (self.version, result[0])
             return result[0]
@@ -224,7 +225,7 @@ class Circuit(nn.Module):
 
     def mpe(self) -> MPE:
         """The most probable values (D,), as for a posterior."""
-        return MPE(*(field[0] for field in self.condition(self._nothing()).mpe() if field is not None))
+        return MPE(*(field[0] for field in self._prior().mpe() if field is not None))
 
     def statistics(
         self,
@@ -280,6 +281,14 @@ class Circuit(nn.Module):
 
     def _prepare(self) -> Prepared:
         return Prepared((name, group.prepare()) for name, group in self.named_groups())
+
+    def _prior(self) -> Posterior:
+        """The posterior of no evidence, kept like `prepared`."""
+        if self._differentiates():
+            return self.condition(self._nothing())
+        if self._without_evidence is None or self._without_evidence[0] != self.version:
+            self._without_evidence = (self.version, self.condition(self._nothing()))
+        return self._without_evidence[1]
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)

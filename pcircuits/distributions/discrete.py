@@ -195,8 +195,7 @@ class Discrete(InputFamily):
         if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
             shares = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
             spread = _spread(shares, prepared.linear, rows)
-            known = (flows.sum(-1) * hard).unsqueeze(-1)
-            return spread.scatter_add_(-1, self._integers(evidence).unsqueeze(-1), known)
+            return _add_known(spread, self._integers(evidence), flows.sum(-1) * hard)
         certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
         found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
@@ -476,6 +475,14 @@ def _spread(shares: Float[Tensor, "F B K"], table: Float[Tensor, "G V K"], rows:
     if len(table) == 1:
         return mm(shares.flatten(0, 1), table[0].mT).unflatten(0, shares.shape[:2])
     return linear_sum(_of_rows(table, rows), shares)
+
+
+def _add_known(spread: Float[Tensor, "F B V"], values: Int[Tensor, "F B"], known: Float[Tensor, "F B"]) -> Tensor:
+    if spread.shape[-1] > _FEW:
+        return spread.scatter_add_(-1, values.unsqueeze(-1), known.unsqueeze(-1))
+    for value in range(spread.shape[-1]):
+        spread[..., value].addcmul_(known, (values == value).to(known.dtype))
+    return spread
 
 
 def _of_rows(table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F V K"]:

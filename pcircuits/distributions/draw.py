@@ -33,10 +33,10 @@ def _draw_many(
 ) -> Int[Tensor, " M"]:
     """All rows end to end are one increasing sequence, row r from r to r + 1; a few shares are looked at each."""
     count, width = shares.shape
-    if width <= _FEW:
-        target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator)
-        return (shares.index_select(0, rows) <= target.unsqueeze(-1)).sum(-1)
+    target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator)
+    if width <= _FEW:  # the last share is one
+        passed = (share[rows] <= target for share in shares[:, :-1].T.contiguous())
+        return sum(passed, torch.zeros_like(rows))
     ends = (shares + torch.arange(count, device=rows.device).unsqueeze(-1)).flatten()
-    target = torch.rand(rows.shape, dtype=torch.float64, device=rows.device, generator=generator) + rows
-    index = torch.searchsorted(ends, target, right=True) - rows * width
+    index = torch.searchsorted(ends, target + rows, right=True) - rows * width
     return torch.minimum(index.clamp_min(0), last_positive.squeeze(-1)[rows])

@@ -21,16 +21,23 @@ def sample(
     """`n` samples a batch row; with `variables` of these only, the others stay zero. As many at a time as fit into
     temporaries of bounded size: memory grows with what is returned.
     """
-    step = max(1, _CHUNK_ELEMENTS // (evaluation.fast.evidence.batch_size * _widest(evaluation.fast.plan)))
+    batch = evaluation.fast.evidence.batch_size
+    step = max(1, _CHUNK_ELEMENTS // (batch * _widest(evaluation.fast.plan, batch)))
     sizes = [min(step, n - start) for start in range(0, n, step)]
     return torch.cat([_together(evaluation, size, generator, temperature, variables) for size in sizes])
 
 
-def _widest(plan: Plan) -> int:
-    """The most child values that the sums of one level draw from, a sample."""
-    inner = [level for level in plan.levels if not isinstance(level, InputLevel)]
-    widths = [plan.groups[x.weights.group].num_children if x.weights else x.num_units for x in inner]
-    return max((x.num_rows * width for x, width in zip(inner, widths, strict=True)), default=1)
+def _widest(plan: Plan, batch: int) -> int:
+    """The most child values that the sums of one level draw from, a sample; one where those of all units are worked out
+    before.
+    """
+    most = 1
+    for level in plan.levels:
+        if not isinstance(level, InputLevel):
+            width = plan.groups[level.weights.group].num_children if level.weights else level.num_units
+            before = level.num_rows * batch * level.num_units * width <= _CHUNK_ELEMENTS
+            most = max(most, level.num_rows * (1 if before else width))
+    return most
 
 
 def _together(
@@ -70,7 +77,8 @@ def decode(
         values = level.family.sample(p.prepared[level.group], level.rows, given, picks, temperature, generator)
         row, sample_row, _ = picks
         variable = torch.tensor(level.variables, device=row.device).view(level.num_rows, -1)[row]
-        out[draw_index.unsqueeze(-1), sample_row.unsqueeze(-1), variable] = values.to(out.dtype).view(variable.shape)
+        place = ((draw_index * batch + sample_row) * width).unsqueeze(-1) + variable
+        out.view(-1).scatter_(0, place.flatten(), values.to(out.dtype).flatten())
     return out
 
 

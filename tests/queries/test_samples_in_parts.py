@@ -30,9 +30,12 @@ def test_samples_in_parts_fit_the_exact_posterior(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_temporaries_of_a_draw_are_bounded() -> None:
-    """Whatever n, a part draws from no more child values than the bound."""
+    """Whatever n, a part draws from no more child values than the bound; those of all units are worked out at once where
+    they are no more than that either.
+    """
     circuit = pc.Circuit(pc.structures.binary_tree(16), pc.Categorical(3), num_units=8, layer="tucker", seed=0)
     plan = circuit.plan
-    widest = MODULE._widest(plan)
-    assert widest == max(level.num_rows * 64 for level in plan.levels[1:])
-    assert 0 < widest < MODULE._CHUNK_ELEMENTS
+    rows = max(level.num_rows for level in plan.levels[1:])
+    assert MODULE._widest(plan, 1) == rows
+    many = MODULE._CHUNK_ELEMENTS // (8 * 64)
+    assert rows * 64 == MODULE._widest(plan, many) < MODULE._CHUNK_ELEMENTS
