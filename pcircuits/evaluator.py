@@ -10,7 +10,7 @@ from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import choice
-from pcircuits.layout import take_rows
+from pcircuits.layout import add_rows, take_rows
 from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, side_by_side, split
 from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan
 from pcircuits.semirings import Log, Scaled, Semiring, SumWeights, Values
@@ -229,6 +229,11 @@ def _upward_level(
     if isinstance(level, MixingLevel):
         terms = semiring.mixing_terms(children)
         return Record(terms, semiring.mix(level_weights(level, prepared), terms))
+    if level.product == "kronecker" and level.weights is not None and isinstance(semiring, Scaled):
+        left, right = children
+        found = semiring.kronecker_sum(level_weights(level, prepared, evidence), left, right)
+        if found is not None:
+            return Record(None, found)
     product = semiring.product(level.product, children)
     if level.weights is None:
         return Record(product, product)
@@ -285,30 +290,45 @@ def downward(
                 _forget(here, upward_pass.records, semiring.memory)
             here = stretch_of[n]
             _remember(here, upward_pass)
-        level, record = plan.levels[n], upward_pass.records[n]
         flows = root_flows.view(1, -1, 1) if n == last else parents.flows_of(n)
         if n in upward_pass.segments:
             _downward_chain(upward_pass, n, flows, parents, counts if count else None)
             continue
-        if isinstance(level, InputLevel) or n in read:
+        if isinstance(plan.levels[n], InputLevel) or n in read:
             inputs[n] = flows
             continue
-        child_flows = flows
-        if record.fused is not None:
-            child_flows = _downward_fused(upward_pass, n, flows, counts if count else None)
-        elif level.weights is not None:
-            weights = level_weights(level, upward_pass.prepared, upward_pass.evidence)
-            distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
-            product = product_of(level, record, upward_pass.records, semiring)
-            child_flows, level_counts = distribute(weights, product, record.values, flows, count)
-            if level_counts is not None:
-                add_counts(counts, level, level_counts, upward_pass.prepared)
-        parents.give(n, split(level, child_flows, plan))
-        if isinstance(level, InnerLevel) and level.product == "kronecker" and level.weights is not None:
-            semiring.memory.release(child_flows)  # its sums are given
+        parents.give(n, _distributed(upward_pass, n, flows, counts if count else None))
     if here is not None:
         _forget(here, upward_pass.records, semiring.memory)
     return inputs, counts
+
+
+def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Tensor] | None) -> Sequence[Tensor]:
+    """Flows of a level's children, one tensor an argument position, and its counts."""
+    plan, prepared, semiring, evidence, records, *_ = upward_pass
+    level, record, count = plan.levels[n], records[n], counts is not None
+    assert not isinstance(level, InputLevel)
+    if record.fused is not None:
+        return split(level, _downward_fused(upward_pass, n, flows, counts), plan)
+    if level.weights is None:
+        return split(level, flows, plan)
+    weights = level_weights(level, prepared, evidence)
+    kronecker = isinstance(level, InnerLevel) and level.product == "kronecker"
+    if kronecker and record.product is None:
+        assert isinstance(semiring, Scaled)
+        left, right = (gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children))
+        pieces: Sequence[Tensor]
+        pieces, found = semiring.kronecker_sum_flows(weights, left, right, record.values, flows, count)
+    else:
+        distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
+        product = product_of(level, record, records, semiring)
+        of_product, found = distribute(weights, product, record.values, flows, count)
+        pieces = split(level, of_product, plan)
+        if kronecker:
+            semiring.memory.release(of_product)  # its sums are given
+    if counts is not None and found is not None:
+        add_counts(counts, level, found, prepared)
+    return pieces
 
 
 def _downward_chain(
@@ -353,6 +373,7 @@ class _Parents:
     def __init__(self, plan: Plan, memory: Memory) -> None:
         self.plan, self.memory = plan, memory
         self.given: dict[int, Sequence[Tensor]] = {}
+        self.passed_on: set[int] = set()  # memory of what is given as it is
         self.readers = Counter(n for incoming in plan.incoming for n in {source.level for source in incoming.sources})
 
     def give(self, n: int, flows: Sequence[Tensor]) -> None:
@@ -362,7 +383,9 @@ class _Parents:
         """One row a row of the level: that of its parent, or the sum over its parents."""
         incoming, level = self.plan.incoming[n], self.plan.levels[n]
         pieces = [self.given[source.level][source.argument] for source in incoming.sources]
-        joined, passed_on = pieces[0], len(pieces) == 1 and incoming.index is None and incoming.target is None
+        joined = pieces[0]
+        if len(pieces) == 1 and incoming.index is None and incoming.target is None:
+            self.passed_on.add(_start(joined))
         shape = joined.shape[1:]
         if len(pieces) > 1:
             rows = sum(len(piece) for piece in pieces)
@@ -378,22 +401,26 @@ class _Parents:
             joined = joined.clone()
         if incoming.target is not None:
             joined = self._add_up(joined, incoming.target, level.num_rows)
-        self._forget(incoming, passed_on)
+        self._forget(incoming)
         return joined
 
     def _add_up(self, flows: Tensor, target: Tensor, num_rows: int) -> Tensor:
         out = self.memory.keep(num_rows, *flows.shape[1:], like=flows)
         if out is None:
             return flows.new_zeros(num_rows, *flows.shape[1:]).index_add(0, target, flows)
-        return out.zero_().index_add_(0, target, flows)
+        return add_rows(out.zero_(), target, flows)
 
-    def _forget(self, incoming: Incoming, passed_on: bool) -> None:
+    def _forget(self, incoming: Incoming) -> None:
         for n in {source.level for source in incoming.sources}:
             self.readers[n] -= 1
             if self.readers[n] == 0:
-                given = self.given.pop(n)
-                if not passed_on and _has_sum(self.plan.levels[n]):
-                    self.memory.release(given[0])
+                for piece in self.given.pop(n) if _has_sum(self.plan.levels[n]) else ():
+                    if _start(piece) not in self.passed_on:
+                        self.memory.release(piece)
+
+
+def _start(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _has_sum(level: Level) -> bool:

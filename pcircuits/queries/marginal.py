@@ -6,7 +6,7 @@ import torch
 
 from pcircuits.distributions.discrete import Discrete
 from pcircuits.evaluator import Evaluation, Pass, downward
-from pcircuits.layout import shaped
+from pcircuits.layout import samples_last
 from pcircuits.plan import InputLevel, Plan
 from pcircuits.types import Float, Tensor
 
@@ -63,11 +63,12 @@ def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:
     levels = _input_posteriors(p)
     values = levels[0][1]
     if not in_order:
-        block = values.new_zeros(len(widths) * values[0].numel())
-        whole = shaped(block, (len(widths), *values.shape[1:]), like=values)
+        last = samples_last(values)  # rows are added fastest as they lie in memory
+        whole = values.new_zeros(len(widths), *(values.mT if last else values).shape[1:])
         for level, part in levels:
-            whole = whole.index_add(0, torch.tensor(level.variables, device=part.device), part)
-        values = whole
+            variables = torch.tensor(level.variables, device=part.device)
+            whole = whole.index_add(0, variables, part.mT if last else part)
+        values = whole.mT if last else whole
     return _normalised(values).transpose(0, 1)
 
 

@@ -30,6 +30,7 @@ from pcircuits.kernels import (
 from pcircuits.kernels.block_sparse_sum.reference import dense
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
+from pcircuits.kernels.kronecker_sum import cpu as cpu_kronecker
 from pcircuits.layout import samples_last
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
@@ -172,8 +173,51 @@ class Scaled:
             raw = linear_sum(weights.linear, product.v)
         else:
             raw = cpu.linear_sum(weights.linear, product.v, out=out)
-        least = self._least(weights, product, raw)
-        return Values(raw if least else self._checked(raw), product.s, peak=least, least=least)
+        return self._sums(weights, product.peak, raw, product.s)
+
+    def kronecker_sum(self, weights: SumWeights, left: Values, right: Values) -> Values | None:
+        """As `product` and `dense_sum`, without a product that is kept. None: those have to do it."""
+        if self.upper or weights.gates is not None or weights.pattern is not None:
+            return None
+        rows, batch, _ = left.v.shape
+        out = self._new((rows, batch, weights.linear.shape[1]), left.v)
+        scratch = self.memory.scratch("kronecker", cpu_kronecker.scratch_size(left.v, right.v), like=left.v)
+        if out is None or scratch is None:
+            return None
+        left, right, peak = self._factors(left, right)
+        cpu_kronecker.kronecker_sum(weights.linear, left.v, right.v, scratch=scratch, out=out)
+        return self._sums(weights, peak, out, left.s + right.s)
+
+    def kronecker_sum_flows(
+        self, weights: SumWeights, left: Values, right: Values, raw: Values, flows: Tensor, count: bool
+    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """Flows of both factors of what `kronecker_sum` summed, and expected counts if asked for."""
+        size = 2 * cpu_kronecker.scratch_size(left.v, right.v)
+        scratch = self.memory.scratch("kronecker", size, like=left.v)
+        found = self._new(left.v.shape, left.v), self._new(right.v.shape, right.v)
+        assert scratch is not None and found[0] is not None and found[1] is not None
+        counts = self._new(weights.linear.shape, weights.linear) if count else None
+        left, right, _ = self._factors(left, right)
+        cpu_kronecker.kronecker_sum_flow(
+            weights.linear,
+            left.v,
+            right.v,
+            self._share(flows, raw),
+            scratch=scratch,
+            left_flows=found[0],
+            right_flows=found[1],
+            counts=counts,
+        )
+        return (found[0], found[1]), counts
+
+    def _sums(self, weights: SumWeights, peak: float, raw: Tensor, scale: Tensor) -> Values:
+        least = self._least(weights, peak, raw)
+        return Values(raw if least else self._checked(raw), scale, peak=least, least=least)
+
+    def _share(self, flows: Tensor, raw: Values) -> Tensor:
+        if raw.least and self._clean:
+            return torch.div(flows, raw.v, out=self.memory.scratch_like(flows, "share"))
+        return ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
 
     def chain(
         self, weights: Sequence[SumWeights], sides: Values, first: Values
@@ -279,11 +323,7 @@ class Scaled:
             linear = None if gates is None else gates.linear
             return linear_sum_flow(weights.linear, product.v, raw.v, flows, linear, count=count)
         counts = self._new(weights.linear.shape, weights.linear) if count else None
-        if raw.least and self._clean:
-            share = torch.div(flows, raw.v, out=self.memory.scratch_like(flows, "share"))
-        else:
-            share = ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
-        return cpu.linear_sum_flow(weights.linear, product.v, share, out=out, counts=counts)
+        return cpu.linear_sum_flow(weights.linear, product.v, self._share(flows, raw), out=out, counts=counts)
 
     def mixing_flows(
         self, weights: SumWeights, terms: Values, raw: Values, flows: Tensor, count: bool
@@ -314,8 +354,7 @@ class Scaled:
         """If need be the factors are rescaled, not their many products, whose maximum is the product of theirs."""
         rows, batch, units = left.v.shape
         width = units * right.v.shape[-1]
-        if left.peak * right.peak < _NOT_SMALL:
-            left, right = self._normal(left, "left"), self._normal(right, "right")
+        left, right, peak = self._factors(left, right)
         out = self._new((rows, batch, width), left.v)
         if samples_last(left.v):
             grid = None if out is None else out.mT.unflatten(1, (units, -1))
@@ -323,7 +362,13 @@ class Scaled:
         else:
             grid = None if out is None else out.unflatten(-1, (units, -1))
             v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=grid).flatten(-2)
-        return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=min(1.0, left.peak * right.peak))
+        return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=peak)
+
+    def _factors(self, left: Values, right: Values) -> tuple[Values, Values, float]:
+        """Of a Kronecker product, rescaled if need be; and a lower bound of its largest value."""
+        if left.peak * right.peak < _NOT_SMALL:
+            left, right = self._normal(left, "left"), self._normal(right, "right")
+        return left, right, min(1.0, left.peak * right.peak)
 
     def _normal(self, values: Values, name: str) -> Values:
         """With maximum at least 1, in scratch of this name if it had to be rescaled."""
@@ -349,11 +394,11 @@ class Scaled:
         self._mark(raw.detach().amin(-1) < self.limits.floor)
         return self._at_least(raw, self.limits.floor)
 
-    def _least(self, weights: SumWeights, product: Values, raw: Tensor) -> float:
+    def _least(self, weights: SumWeights, peak: float, raw: Tensor) -> float:
         """A lower bound of all sums, where it shows without looking at them that none is below `floor`; else 0."""
-        if self.upper or not product.peak or weights.linear.numel() >= raw.numel() or raw.device.type != "cpu":
+        if self.upper or not peak or weights.linear.numel() >= raw.numel() or raw.device.type != "cpu":
             return 0.0
-        least = float(weights.linear.detach().amin()) * product.peak
+        least = float(weights.linear.detach().amin()) * peak
         return least if least >= self.limits.floor else 0.0
 
     def _mark(self, bad: Bool[Tensor, "F B"]) -> None:

@@ -12,6 +12,9 @@ from pcircuits.kernels.chain import cpu as chain
 from pcircuits.kernels.chain.reference import chain as chain_by_definition
 from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.kernels.em_step import cpu as em_step
+from pcircuits.kernels.kronecker_sum import cpu as kronecker_sum
+from pcircuits.kernels.kronecker_sum.reference import kronecker_sum as kronecker_sum_by_definition
+from pcircuits.kernels.kronecker_sum.reference import kronecker_sum_flow as kronecker_sum_flow_by_definition
 
 SIZES = [(1, 1, 1, 1), (1, 63, 5, 1000), (3, 7, 63, 2), (2, 1, 1, 63), (63, 5, 2, 3)]
 
@@ -54,6 +57,47 @@ def test_a_dense_sum_and_its_flows(sizes: tuple[int, int, int, int], dtype: torc
     assert torch.allclose(input_flows, wanted_flows, **close)
     assert torch.allclose(counts, wanted_counts, **close)
     assert dense_sum.linear_sum_flow(weights, given, share, out=out, counts=None)[1] is None
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["units last", "samples last"])
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (7, 63, 5, 4, 3), (3, 7, 63, 2, 11), (2, 1, 1, 63, 1)])
+def test_a_sum_over_a_kronecker_product_and_its_flows(
+    sizes: tuple[int, ...], dtype: torch.dtype, chunk: int, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kronecker_sum, "CHUNK_ELEMENTS", chunk)
+    rows, batch, outputs, *units = sizes
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(rows, outputs, units[0] * units[1], generator=generator, dtype=dtype)
+    left, right = (sparse(generator, rows, batch, size, dtype=dtype) for size in units)
+    lying = (lambda x: x.mT.contiguous().mT) if last else (lambda x: x)
+    size = kronecker_sum.scratch_size(left, right)
+    assert size == max(1, min(rows, chunk // (size_of_one := batch * units[0] * units[1]))) * size_of_one
+    close = {"rtol": 1e-5, "atol": 1e-7}
+    out = lying(poisoned(rows, batch, outputs, dtype=dtype))
+    scratch = poisoned(2 * size, dtype=dtype)
+    kronecker_sum.kronecker_sum(weights, lying(left), lying(right), scratch=scratch[:size], out=out)
+    want = kronecker_sum_by_definition(weights, left, right)
+    assert torch.allclose(out, want, **close)
+    flows = want * torch.rand(want.shape, generator=generator, dtype=dtype)
+    wanted = kronecker_sum_flow_by_definition(weights, left, right, want, flows, count=True)
+    share, counts = lying(ratio(flows, want)), poisoned(*weights.shape, dtype=dtype)
+    found = [lying(poisoned(*x.shape, dtype=dtype)) for x in (left, right)]
+    for counted in (counts, None):
+        scratch.fill_(torch.nan)
+        kronecker_sum.kronecker_sum_flow(
+            weights,
+            lying(left),
+            lying(right),
+            share,
+            scratch=scratch,
+            left_flows=found[0],
+            right_flows=found[1],
+            counts=counted,
+        )
+        for got, wish in zip((*found, counts), wanted, strict=True):
+            assert wish is not None and torch.allclose(got, wish, **close)
 
 
 def test_a_ratio_written_into_a_tensor_is_zero_where_both_are() -> None:

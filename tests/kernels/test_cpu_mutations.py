@@ -10,11 +10,20 @@ from tests.kernels.mutations import ROOT, Mutation, break_line, copy_of_the_test
 pytestmark = pytest.mark.campaign
 
 KERNELS = ROOT / "pcircuits" / "kernels"
-FILES = ("chain/cpu.py", "dense_sum/cpu.py", "em_step/cpu.py", "../layout.py", "matrix_product.py", "powers.py")
+FILES = (
+    "chain/cpu.py",
+    "dense_sum/cpu.py",
+    "em_step/cpu.py",
+    "kronecker_sum/cpu.py",
+    "../layout.py",
+    "matrix_product.py",
+    "powers.py",
+)
 
 SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
 MATRIX, BATCHED, DERIVED = "test_products_equal", "test_batched_products", "test_first_and"
 LAYOUT = "test_what_is_made"
+KRONECKER = "test_a_sum_over_a_kronecker_product"
 CHAIN, RECORDED = "test_a_chain_is_its_steps", "test_a_recorded_chain_has"
 MUTATIONS = (
     Mutation("dense_sum/cpu.py", "linear_sum", "bmm(weights, values.mT", "bmm(-weights, values.mT", SUM),
@@ -38,6 +47,15 @@ MUTATIONS = (
     Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
     Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
     Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
+    Mutation("kronecker_sum/cpu.py", "kronecker_sum", "out=out[part]", "out=out[:1].expand_as(out[part])", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "kronecker_sum_flow", "torch.sum(grid, 2", "torch.sum(grid, 1", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "scratch_size", "left[0].numel()", "left.numel()", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "_step", "min(len(left), max(1,", "min(len(left), max(2,", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "_parts", "start + step", "start + 1", KRONECKER),
+    Mutation(
+        "kronecker_sum/cpu.py", "_product", "right.unsqueeze(-2), out", "right.unsqueeze(-2) ** 2, out", KRONECKER
+    ),
+    Mutation("../layout.py", "add_rows", "out.mT.index_add_(0, index, x.mT)", "out", LAYOUT),
     Mutation("../layout.py", "samples_last", "x.stride(-1) == x.shape[-2]", "True", LAYOUT),
     Mutation(
         "../layout.py",

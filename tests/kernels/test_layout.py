@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.layout import samples_last, shaped, take_rows
+from pcircuits.layout import add_rows, samples_last, shaped, take_rows
 
 BATCH = 20
 FAMILIES = [pc.Categorical(2), pc.Categorical(11), pc.Bernoulli(), pc.Gaussian()]
@@ -70,3 +70,13 @@ def test_what_is_made_like_a_tensor_lies_like_it() -> None:
         assert torch.equal(take_rows(x, index), x[index])
         assert samples_last(take_rows(x, index)) == samples_last(x)
         assert take_rows(x, index).mT.is_contiguous() == samples_last(x)
+
+
+def test_what_is_made_by_adding_rows_lies_as_it_did() -> None:
+    index = torch.tensor([2, 0, 2])
+    x, out = torch.rand(3, 5, 2), torch.rand(4, 5, 2)
+    want = out.index_add(0, index, x)
+    for lying in (lambda y: y, lambda y: y.mT.contiguous().mT):
+        found = lying(out.clone())
+        assert add_rows(found, index, lying(x)) is found
+        torch.testing.assert_close(found, want)
