@@ -30,9 +30,7 @@ def test_samples_in_parts_fit_the_exact_posterior(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_temporaries_of_a_draw_are_bounded() -> None:
-    """Whatever n, a part draws from no more child values than the bound; so are those of all units, where they are worked
-    out at once.
-    """
+    """Whatever n, a part draws from no more child values than the bound, or than all units have."""
     circuit = pc.Circuit(pc.structures.binary_tree(16), pc.Categorical(3), num_units=8, layer="tucker", seed=0)
     plan = circuit.plan
     rows = max(level.num_rows for level in plan.levels[1:])
