@@ -1,8 +1,5 @@
 """Two processes that train a head together reach what one reaches."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import torch
 
 from pcircuits import learning
 from pcircuits.errors import DataError
+from tests.processes import run_together
 
 SCRIPT = """
 import sys
@@ -41,17 +39,7 @@ safetensors.torch.save_file({**kept, "losses": losses}, folder / f"{size}_{rank}
 
 
 def run(folder: Path, size: int, epochs: int) -> list[dict[str, torch.Tensor]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(epochs)]
-    processes = [
-        subprocess.Popen(command, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    run_together(SCRIPT, size, str(folder), str(epochs))
     return [safetensors.torch.load_file(folder / f"{size}_{rank}.safetensors") for rank in range(size)]
 
 

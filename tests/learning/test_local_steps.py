@@ -1,9 +1,5 @@
 """Processes that learn by themselves for a few batches: what they agree on is its formula, to the bit the same."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ import torch
 import pcircuits as pc
 from pcircuits import learning
 from tests.learning.small_models import fit, hmm, mean_log_prob, same, sequences, state, tree
+from tests.processes import run_together
 
 SIZE = 2
 # Batches of each process: unlike numbers of rows, two rounds of three and a shorter one.
@@ -67,17 +64,7 @@ def rounds() -> list[list[int]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    processes = [
-        subprocess.Popen(command, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(SIZE)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * SIZE, errors
+    run_together(SCRIPT, SIZE, str(folder))
     return folder
 
 
