@@ -102,9 +102,8 @@ class ChowLiuTree(InputFamily):
         """Rows are variables: all of the first region, then of the next."""
         found = []
         for part, under in self._parts(prepared, rows, evidence):
-            marginals = under.marginals(self.shape)
-            each = torch.stack([marginals[m] for m in range(self.num_variables)], 1)
-            found.append(torch.einsum("fbk,fmbkv->fmbv", flows[:, part].double(), each))
+            share = flows[:, part].double()
+            found.append(torch.stack([torch.einsum("fbk,fbkv->fbv", share, x) for x in under.marginals()], 1))
         return torch.cat(found, 2).flatten(0, 1).to(flows.dtype)
 
     def statistics(
@@ -123,7 +122,7 @@ class ChowLiuTree(InputFamily):
             found = torch.cat(each, -1)
         else:
             parts = self._parts(prepared, rows, evidence)
-            found = torch.stack([self._expected_counts(under, flows[:, part].double()) for part, under in parts]).sum(0)
+            found = torch.stack([under.counts(flows[:, part].double()) for part, under in parts]).sum(0)
         total = found.new_zeros(*prepared.root.shape[:2], found.shape[-1]).index_add(0, rows, found)
         return {"counts": total.to(flows.dtype)}
 
@@ -155,32 +154,33 @@ class ChowLiuTree(InputFamily):
         generator: torch.Generator | None,
     ) -> Int[Tensor, "P M"]:
         """One row a pick, drawn from the root down."""
-        potentials, found = self._potentials(evidence), []
-        for part in torch.arange(len(picks[0]), device=rows.device).split(self._step(1)):
-            row, batch, unit = (x[part] for x in picks)
-            tree = Tree(*(x[rows[row], unit].double() / (temperature or 1.0) for x in prepared))
-            asked = self._maximised(evidence)[row, batch] if temperature == 0.0 else None
-            under = given(tree, self.shape, potentials[row, batch] / (temperature or 1.0), asked)
-            values = torch.empty(len(row), self.num_variables, dtype=torch.long, device=rows.device)
-            values[:, self.shape.root] = _draw(under.root, temperature, generator)
-            each = torch.arange(len(row), device=rows.device)
-            for child, parent, table in self.shape.order:
-                values[:, child] = _draw(under.link(table)[each, values[:, parent]], temperature, generator)
-            found.append(values)
-        return torch.cat(found)
+        row, batch, unit = picks
+
+        def rule(log: Float[Tensor, "P V"]) -> Int[Tensor, " P"]:
+            if temperature == 0.0:
+                return log.argmax(-1)
+            return draw((log - finite(log.amax(-1, keepdim=True))).exp(), generator)
+
+        asked = self._maximised(evidence) if temperature == 0.0 else None
+        found = row.new_empty(len(row), self.num_variables)
+        for part, under in self._parts(prepared, rows, evidence, asked, temperature or 1.0):
+            (mine,) = ((batch >= part.start) & (batch < part.stop)).nonzero(as_tuple=True)
+            found[mine] = under.choose(Picks(row[mine], batch[mine] - part.start, unit[mine]), rule)
+        return found
 
     def overlap(self, prepared: Tree, rows: Rows) -> Bool[Tensor, "F K K"]:
         if all(x.isfinite().all() for x in prepared):
             units = prepared.root.shape[1]
             return torch.ones(len(rows), units, units, dtype=torch.bool, device=rows.device)
-        both = Tree(*(x[rows].unsqueeze(1) + x[rows].unsqueeze(2) for x in prepared))
-        free = both.root.new_zeros(self.num_variables, self.num_categories)
-        return given(both, self.shape, free).log_value > -torch.inf
+        both = [x[rows].double().unsqueeze(1) + x[rows].double().unsqueeze(2) for x in prepared]
+        pairs = Tree(*(x.flatten(1, 2).unsqueeze(1) for x in both))
+        free = pairs.root.new_zeros(1, 1, 1, self.num_variables, self.num_categories)
+        return given(pairs, self.shape, free).log_value.view(both[0].shape[:3]) > -torch.inf
 
     def expected_log(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
         log, potentials, found = self._tree(prepared, rows), self._potentials(evidence).unsqueeze(2), []
         for part, under in self._parts(prepared, rows, evidence):
-            marginals = under.marginals(self.shape)
+            marginals = under.marginals()
             mean = (under.root * finite(log.root)).sum(-1)
             for _, parent, table in self.shape.order:
                 pairs = marginals[parent].unsqueeze(-1) * under.link(table)
@@ -193,7 +193,7 @@ class ChowLiuTree(InputFamily):
         values, size = torch.arange(self.num_categories, device=rows.device).double(), range(self.num_variables)
         found = []
         for _, under in self._parts(prepared, rows, evidence):
-            pairs = under.pairs(self.shape)
+            pairs = under.pairs()
             mean = torch.stack([pairs[m, m].sum(-1) @ values for m in size], -1)
             square = [torch.stack([(pairs[m, n] @ values) @ values for n in size], -1) for m in size]
             found.append(torch.stack(square, -2) - mean.unsqueeze(-1) * mean.unsqueeze(-2))
@@ -208,7 +208,7 @@ class ChowLiuTree(InputFamily):
     def reduced(self, prepared: Tree, evidence: InputEvidence, kept: Sequence[int]) -> Tree | Table:
         first = torch.zeros(1, dtype=torch.long, device=prepared.root.device)
         ((_, under),) = self._parts(prepared, first, evidence)
-        pairs = {key: joint[0] for key, joint in under.pairs(self.shape).items()}
+        pairs = {key: joint[0] for key, joint in under.pairs().items()}
         dtype, family = prepared.root.dtype, self.without(kept)
         if isinstance(family, Categorical):
             log = _distributions(pairs[kept[0], kept[0]].sum(-1)).log().to(dtype)
@@ -237,28 +237,24 @@ class ChowLiuTree(InputFamily):
         parents = [(m, p) for m, p in enumerate(self.parents) if p >= 0]
         return [x[:, self.shape.root], *(x[:, p] * self.num_categories + x[:, m] for m, p in parents)]
 
-    def _expected_counts(self, under: Given, share: Float[Tensor, "F B K"]) -> Float[Tensor, "F K S"]:
-        marginals = under.marginals(self.shape)
-        found = [torch.einsum("fbk,fbkv->fkv", share, under.root)] * self.num_variables
-        for _, parent, table in self.shape.order:
-            reached = share.unsqueeze(-1) * marginals[parent]
-            found[1 + table] = torch.einsum("fbku,fbkuv->fkuv", reached, under.link(table)).flatten(2)
-        return torch.cat(found, -1)
-
     def _parts(
-        self, prepared: Tree, rows: Rows, evidence: InputEvidence, maximised: Bool[Tensor, "F B M"] | None = None
+        self,
+        prepared: Tree,
+        rows: Rows,
+        evidence: InputEvidence,
+        maximised: Bool[Tensor, "F B M"] | None = None,
+        temperature: float = 1.0,
     ) -> Iterator[tuple[slice, Given]]:
-        """Some batch rows at a time."""
-        tree, potentials = self._tree(prepared, rows), self._potentials(evidence).unsqueeze(2)
+        """Some batch rows at a time, to the power `1 / temperature`."""
+        tree = Tree(*(x / temperature for x in self._tree(prepared, rows)))
+        potentials = self._potentials(evidence).unsqueeze(2) / temperature
         asked = None if maximised is None else maximised.unsqueeze(2)
-        step = self._step(tree.root[..., 0].numel())
+        width = tree.root[..., 0].numel() * self.num_categories * (self.num_variables + self.num_categories)
+        step = max(1, _CHUNK_ELEMENTS // width)
         for start in range(0, potentials.shape[1], step):
             part = slice(start, start + step)
             mine = None if asked is None else asked[:, part]
             yield part, given(tree, self.shape, potentials[:, part], mine)
-
-    def _step(self, width: int) -> int:
-        return max(1, _CHUNK_ELEMENTS // (width * self.num_variables * self.num_categories**2))
 
     def _tree(self, prepared: Tree, rows: Rows) -> Tree:
         """(F, 1, K, ...), in float64."""
@@ -290,7 +286,3 @@ def _distributions(weights: Float[Tensor, "... V"]) -> Float[Tensor, "... V"]:
     """Normalised; uniform where all weights are zero."""
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, ratio(weights, total), 1 / weights.shape[-1])
-
-
-def _draw(weights: Float[Tensor, "P V"], temperature: float, generator: torch.Generator | None) -> Int[Tensor, " P"]:
-    return weights.argmax(-1) if temperature == 0.0 else draw(weights, generator)
