@@ -155,6 +155,8 @@ class ChowLiuTree(InputFamily):
     ) -> Int[Tensor, "P M"]:
         """One row a pick, drawn from the root down."""
         row, batch, unit = picks
+        if evidence.observed.all():
+            return evidence.values.long().unflatten(0, (-1, self.num_variables))[row, :, batch]
 
         def rule(log: Float[Tensor, "P V"]) -> Int[Tensor, " P"]:
             if temperature == 0.0:

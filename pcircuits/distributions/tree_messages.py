@@ -50,7 +50,7 @@ class Given(NamedTuple):
 
     def marginals(self) -> list[Float[Tensor, "F B K V"]]:
         """`p(variable = v | evidence)` of each variable."""
-        return [log.exp() for log in self._log_marginals()]
+        return [log.exp() for log in self._down(leaves=True)[0]]
 
     def pairs(self) -> dict[tuple[int, int], Float[Tensor, "F B K V V"]]:
         """`p(a = u, b = v | evidence)` of every two variables, and of each with itself."""
@@ -67,11 +67,11 @@ class Given(NamedTuple):
 
     def counts(self, share: Float[Tensor, "F B K"]) -> Float[Tensor, "F K S"]:
         """Shares times the posterior, added up over samples: of the root's values, then of pairs, table by table."""
-        log = self._log_marginals()
-        found = [torch.einsum("fbk,fbkv->fkv", share, log[self.shape.root].exp())] * (len(self.shape.order) + 1)
-        for child, parent, table in self.shape.order:
-            above, link = log[parent] - finite(self.messages[table]), self.tree.links[:, 0, :, table]
-            found[1 + table] = _pair_counts(share, above, link, self.below[child]).flatten(2)
+        reached, above = self._down(leaves=False)
+        found = [torch.einsum("fbk,fbkv->fkv", share, reached[self.shape.root].exp())] * (len(above) + 1)
+        for child, _, table in self.shape.order:
+            link = self.tree.links[:, 0, :, table]
+            found[1 + table] = _pair_counts(share, above[table], link, self.below[child]).flatten(2)
         return torch.cat(found, -1)
 
     def choose(self, picks: Picks, rule: Callable[[Tensor], Tensor]) -> Int[Tensor, "P M"]:
@@ -89,13 +89,16 @@ class Given(NamedTuple):
     def _log_root(self) -> Float[Tensor, "F B K V"]:
         return self.tree.root + self.below[self.shape.root] - finite(self.log_value).unsqueeze(-1)
 
-    def _log_marginals(self) -> list[Float[Tensor, "F B K V"]]:
-        """The pass down."""
-        found = [self._log_root()] * len(self.shape.parents)
+    def _down(self, leaves: bool) -> tuple[list[Float[Tensor, "F B K V"]], list[Float[Tensor, "F B K V"]]]:
+        """The pass down: the log marginals, of leaves if asked for, and those of each table's parent less what the
+        child says to it.
+        """
+        found, above = [self._log_root()] * len(self.below), list(self.messages)
         for child, parent, table in self.shape.order:
-            above = found[parent] - finite(self.messages[table])
-            found[child] = _log_product(self.tree.links[..., table, :, :].mT, above) + self.below[child]
-        return found
+            above[table] = found[parent] - finite(self.messages[table])
+            if leaves or child in self.shape.parents:
+                found[child] = _log_product(self.tree.links[..., table, :, :].mT, above[table]) + self.below[child]
+        return found, above
 
 
 def given(
@@ -142,13 +145,12 @@ def log_potentials(evidence: InputEvidence, size: int, categories: int) -> Float
 
 def _log_product(table: Float[Tensor, "F 1 K U V"], log: Float[Tensor, "F B *K V"]) -> Float[Tensor, "F B K U"]:
     """`log sum_v exp(table[u, v] + log[v])`: a matrix product, unless terms that count could underflow there."""
-    peak = finite(log.detach().amax(-1, keepdim=True))
-    weights = (log - peak).exp().transpose(1, 2)  # (F, K, B, V)
-    total = (weights @ table.squeeze(1).exp().mT).transpose(1, 2)
-    possible = total > 0
-    found = torch.where(possible, torch.where(possible, total, 1.0).log() + peak, -torch.inf)
-    lost = (total < _LEAST) & (weights > 0).any(-1, keepdim=True).transpose(1, 2)
-    return logsumexp(table + log.unsqueeze(-2)) if lost.any() else found
+    peak = log.detach().amax(-1, keepdim=True)
+    weights = (log - finite(peak)).exp().transpose(1, 2)  # (F, K, B, V)
+    total = (weights @ table.squeeze(1).exp().mT).transpose(1, 2) + peak.isneginf().to(log)
+    if (total < _LEAST).any():
+        return logsumexp(table + log.unsqueeze(-2))
+    return total.log() + peak
 
 
 def _pair_counts(

@@ -12,6 +12,7 @@ from torch import Tensor
 import pcircuits as pc
 from pcircuits import structures, testing
 from pcircuits.distributions import Picks, chow_liu_tree
+from pcircuits.distributions.tree_shape import TreeShape
 from pcircuits.structures import Region, RegionGraph
 
 GROUPS = [[0, 3, 5], [1], [4, 2]]
@@ -230,6 +231,27 @@ def test_nothing_underflows() -> None:
     unlikely = oracle.log_joint.masked_fill(oracle.log_joint.isneginf(), torch.inf).argmin(-1)
     x = oracle.worlds[unlikely]
     assert circuit.log_prob(x).isfinite().all() and circuit.condition(pc.Evidence(x)).marginals().isfinite().all()
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("parents", [(-1, 0, 1, 2), (2, 2, -1, 2), (-1, 0, 0, 1)])
+def test_counts_of_tables_far_apart_are_those_of_enumeration(parents: tuple[int, ...], zeros: bool) -> None:
+    """Sums and counts are matrix products, in which what these tables hold would underflow or overflow."""
+    circuit, shape = one_region(parents, 3), TreeShape(parents)
+    generator = torch.Generator().manual_seed(0)
+    for table in (circuit.group("input_0").root_logits, circuit.group("input_0").link_logits):
+        table.copy_(900.0 * torch.randn(table.shape, generator=generator, dtype=table.dtype))
+        if zeros:
+            table.masked_fill_(torch.rand(table.shape, generator=generator) < 0.2, -torch.inf)[..., 0] = 0.0
+    for kind in ("mixed", "soft", "missing"):
+        evidence = testing.example_evidence(circuit, kind, batch=6, seed=3)
+        posterior, oracle = circuit.condition(evidence), testing.Enumeration(circuit, evidence)
+        assert torch.allclose(posterior.log_evidence, oracle.log_evidence, rtol=1e-12)
+        assert torch.allclose(posterior.marginals(), oracle.marginals(), atol=1e-9)
+        root, *links = circuit.statistics(evidence).counts["input_0"]["counts"].squeeze().split([3, 9, 9, 9])
+        assert torch.allclose(root, oracle.marginal(shape.root).sum(0), atol=1e-9)
+        for child, parent, table in shape.order:
+            assert torch.allclose(links[table], oracle.pair(parent, child).sum(0).flatten(), atol=1e-9)
 
 
 @torch.no_grad()
