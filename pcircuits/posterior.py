@@ -82,14 +82,36 @@ class Posterior:
         joint = queries.joint_log_prob(self.circuit, evidence, stacked, variables)
         return (joint - self.log_evidence).view(x.shape[:-1])
 
-    def marginals(self) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
+    def marginals(
+        self, *, out: Float[Tensor, "B D V"] | None = None
+    ) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
         """Exact `p(X_i | evidence)`, (B, D, V), one-hot where observed.
 
         Circuits whose variables are not all discrete with equally many values get a list with one entry a variable:
         (B, V_i), or `Moments` of a continuous one.
+
+        Args:
+            out: what an earlier call returned, to be written over: of many values, new memory costs as much as the
+                work. No gradients then.
+
+        Raises:
+            ShapeError, StructureError: `out` of another shape, dtype or device, or where there is a list or a gradient.
         """
         self._possible()
-        return queries.marginals(self._evaluation)
+        if out is not None:
+            self._require_room(out)
+        return queries.marginals(self._evaluation, out)
+
+    def _require_room(self, out: Tensor) -> None:
+        circuit = self.circuit
+        if circuit.num_categories is None:
+            raise StructureError("`out` takes marginals of discrete variables with equally many values: one tensor")
+        if self.log_evidence.requires_grad:
+            raise StructureError("marginals written into `out` have no gradient; leave it out, or use torch.no_grad()")
+        shape = (*self.evidence.values.shape, circuit.num_categories)
+        wanted = (shape, circuit.dtype, circuit.device)
+        if not isinstance(out, Tensor) or (tuple(out.shape), out.dtype, out.device) != wanted:
+            raise ShapeError(f"`out` must be {shape} of {circuit.dtype} on {circuit.device}, got {describe(out)}")
 
     def free_marginals(self) -> Float[Tensor, "M V"]:
         """`marginals()[~observed]`, nothing being worked out for the observed variables.

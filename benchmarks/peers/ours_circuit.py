@@ -25,6 +25,7 @@ def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> di
     generator = torch.Generator().manual_seed(0)
     workspace = pc.Workspace()
     half = pc.Evidence(x, observed=observed)
+    kept: list[torch.Tensor] = []
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -49,8 +50,9 @@ def _actions(circuit: pc.Circuit, x: torch.Tensor, observed: torch.Tensor) -> di
 
     def marginals() -> torch.Tensor:
         with torch.no_grad():
-            found = circuit.condition(half, workspace=workspace).marginals()
+            found = circuit.condition(half, workspace=workspace).marginals(out=kept.pop() if kept else None)
         assert isinstance(found, torch.Tensor)
+        kept.append(found)
         return found
 
     def half_missing() -> torch.Tensor:

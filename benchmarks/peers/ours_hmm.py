@@ -30,7 +30,7 @@ def prepare(arrays: dict[str, np.ndarray], options: dict[str, Any]) -> dict[str,
 
     def gradient() -> None:
         hmm.zero_grad()
-        hmm.log_prob(x).sum().backward()
+        hmm.log_prob(x, workspace=workspace).sum().backward()
 
     def em_transition() -> torch.Tensor:
         """The transition matrix after one EM step, which is then taken back."""

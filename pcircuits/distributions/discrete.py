@@ -22,6 +22,7 @@ from pcircuits.kernels import (
     power_below,
     ratio,
 )
+from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
@@ -189,12 +190,19 @@ class Discrete(InputFamily):
         return torch.cat(found, -1)
 
     def posterior(
-        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
+        self,
+        prepared: Table,
+        rows: Rows,
+        evidence: InputEvidence,
+        flows: Tensor,
+        exact: bool,
+        out: Float[Tensor, "F B V"] | None = None,
     ) -> Float[Tensor, "F B V"]:
+        """As the family's; in `out`, if given, where much is missing."""
         hard = evidence.observed
         if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
             shares = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
-            spread = _spread(shares, prepared.linear, rows)
+            spread = _spread(shares, prepared.linear, rows, out)
             return _add_known(spread, self._integers(evidence), flows.sum(-1) * hard)
         certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
@@ -470,10 +478,18 @@ def _one_hot(
     return found.to(dtype) if out is None else out.copy_(found)
 
 
-def _spread(shares: Float[Tensor, "F B K"], table: Float[Tensor, "G V K"], rows: Rows) -> Float[Tensor, "F B V"]:
+def _spread(
+    shares: Float[Tensor, "F B K"],
+    table: Float[Tensor, "G V K"],
+    rows: Rows,
+    out: Float[Tensor, "F B V"] | None = None,
+) -> Float[Tensor, "F B V"]:
     """`sum_k shares[f,b,k] table[rows[f],v,k]`."""
     if len(table) == 1:
-        return mm(shares.flatten(0, 1), table[0].mT).unflatten(0, shares.shape[:2])
+        room = out.flatten(0, 1) if out is not None and out.is_contiguous() else None
+        return mm(shares.flatten(0, 1), table[0].mT, out=room).unflatten(0, shares.shape[:2])
+    if out is not None:
+        return dense_sum.linear_sum(_of_rows(table, rows), shares, out=out)
     return linear_sum(_of_rows(table, rows), shares)
 
 

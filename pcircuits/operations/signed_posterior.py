@@ -32,11 +32,16 @@ class SignedPosterior(Posterior):
         self.circuit, self.evidence = circuit, evidence
         self._log_evidence, self._version = log_evidence, circuit.version
 
-    def marginals(self) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
-        found = _marginals(self.circuit, self._possible())
+    def marginals(
+        self, *, out: Float[Tensor, "B D V"] | None = None
+    ) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
+        evidence = self._possible()
+        if out is not None:
+            self._require_room(out)
+        found = _marginals(self.circuit, evidence)
         probabilities = [m for m in found if isinstance(m, Tensor)]
         same = len({p.shape[-1] for p in probabilities}) == 1 and len(probabilities) == len(found)
-        return torch.stack(probabilities, 1) if same else found
+        return torch.stack(probabilities, 1, out=out) if same else found
 
     def moment(self, order: int) -> Float[Tensor, "B D"]:
         return moments_of(self.marginals(), order)

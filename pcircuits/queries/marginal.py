@@ -18,12 +18,16 @@ class Moments(NamedTuple):
     variance: Float[Tensor, " *B"]
 
 
-def marginals(evaluation: Evaluation) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
+def marginals(
+    evaluation: Evaluation, out: Float[Tensor, "B D V"] | None = None
+) -> Float[Tensor, "B D V"] | list[Tensor | Moments]:
     """`p(X_i | evidence)` of every variable: each input unit's conditional, weighted by its flow."""
     plan = evaluation.fast.plan
     widths = _widths(plan)
     if len(set(widths)) == 1 and widths[0] > 0:
-        return evaluation.combine(lambda p: _stack(p, widths))
+        redone = None if evaluation.exact is None else _stack(evaluation.exact, widths)
+        found = evaluation.merge(_stack(evaluation.fast, widths, out), redone)
+        return found if out is None or found.data_ptr() == out.data_ptr() else out.copy_(found)
     fast = _per_variable(evaluation.fast)
     exact = [None] * len(fast) if evaluation.exact is None else _per_variable(evaluation.exact)
     merged = [evaluation.merge(*pair) for pair in zip(fast, exact, strict=True)]
@@ -55,11 +59,12 @@ def _variance(moments: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
     return (second - mean.square()).clamp_min(0.0)
 
 
-def _stack(p: Pass, widths: list[int]) -> Float[Tensor, "R D V"]:
+def _stack(p: Pass, widths: list[int], out: Float[Tensor, "R D V"] | None = None) -> Float[Tensor, "R D V"]:
+    """In `out`, if given, where it saves memory."""
     inputs = [level for level in p.plan.levels if isinstance(level, InputLevel)]
     in_order = len(inputs) == 1 and inputs[0].variables == tuple(range(len(widths)))
     if in_order and p.evidence.log_weights is None:
-        return _input_posteriors(p, normalise=True)[0][1].transpose(0, 1)
+        return _input_posteriors(p, normalise=True, out=out)[0][1].transpose(0, 1)
     levels = _input_posteriors(p)
     values = levels[0][1]
     if not in_order:
@@ -86,8 +91,12 @@ def _normalised(probabilities: Tensor) -> Tensor:
     return probabilities / probabilities.sum(-1, keepdim=True)
 
 
-def _input_posteriors(p: Pass, *, normalise: bool = False) -> list[tuple[InputLevel, Tensor]]:
-    """Of every input level, its flows made to add up to one for each of its rows if asked for."""
+def _input_posteriors(
+    p: Pass, *, normalise: bool = False, out: Float[Tensor, "R D V"] | None = None
+) -> list[tuple[InputLevel, Tensor]]:
+    """Of every input level, its flows made to add up to one for each of its rows if asked for. `out` may be written
+    into where there is one level.
+    """
     top = p.records[-1].values.v
     flows, _ = downward(p, torch.ones(top.shape[1], dtype=top.dtype, device=top.device))
     result = []
@@ -96,9 +105,11 @@ def _input_posteriors(p: Pass, *, normalise: bool = False) -> list[tuple[InputLe
         assert isinstance(level, InputLevel)
         given = p.evidence.of_variables(level.variables)
         mine = input_flows / input_flows.sum(-1, keepdim=True) if normalise else input_flows
-        result.append(
-            (level, level.family.posterior(p.prepared[level.group], level.rows, given, mine, p.semiring.exact))
-        )
+        arguments = p.prepared[level.group], level.rows, given, mine, p.semiring.exact
+        if out is not None and isinstance(level.family, Discrete):
+            result.append((level, level.family.posterior(*arguments, out=out.transpose(0, 1))))
+        else:
+            result.append((level, level.family.posterior(*arguments)))
     return result
 
 
