@@ -11,7 +11,7 @@ from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import choice
 from pcircuits.layout import add_rows, take_rows
-from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, side_by_side, split
+from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, rows_of_one, side_by_side, split
 from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan
 from pcircuits.semirings import Log, Scaled, Semiring, SumWeights, Values
 from pcircuits.state_tables import Lookup, look_up
@@ -225,15 +225,14 @@ def _upward_level(
         and semiring.fuses(records[0].values.v)
     ):
         return _fused_level(level, prepared, evidence, semiring, records)
+    if isinstance(level, InnerLevel) and level.weights is not None:
+        found = _sum_without_product(level, level_weights(level, prepared, evidence), semiring, records)
+        if found is not None:
+            return Record(None, found)
     children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
         terms = semiring.mixing_terms(children)
         return Record(terms, semiring.mix(level_weights(level, prepared), terms))
-    if level.product == "kronecker" and level.weights is not None and isinstance(semiring, Scaled):
-        left, right = children
-        found = semiring.kronecker_sum(level_weights(level, prepared, evidence), left, right)
-        if found is not None:
-            return Record(None, found)
     product = semiring.product(level.product, children)
     if level.weights is None:
         return Record(product, product)
@@ -313,22 +312,51 @@ def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Ten
     if level.weights is None:
         return split(level, flows, plan)
     weights = level_weights(level, prepared, evidence)
-    kronecker = isinstance(level, InnerLevel) and level.product == "kronecker"
-    if kronecker and record.product is None:
-        assert isinstance(semiring, Scaled)
-        left, right = (gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children))
-        pieces: Sequence[Tensor]
-        pieces, found = semiring.kronecker_sum_flows(weights, left, right, record.values, flows, count)
+    pieces: Sequence[Tensor]
+    done = _flows_without_product(upward_pass, n, weights, flows, count=count)
+    if done is not None:
+        pieces, found = done
     else:
         distribute = semiring.mixing_flows if isinstance(level, MixingLevel) else semiring.sum_flows
         product = product_of(level, record, records, semiring)
         of_product, found = distribute(weights, product, record.values, flows, count)
         pieces = split(level, of_product, plan)
-        if kronecker:
+        if isinstance(level, InnerLevel) and level.product == "kronecker":
             semiring.memory.release(of_product)  # its sums are given
     if counts is not None and found is not None:
         add_counts(counts, level, found, prepared)
     return pieces
+
+
+def _sum_without_product(
+    level: InnerLevel, weights: SumWeights, semiring: Semiring, records: Sequence[Record]
+) -> Values | None:
+    """The sums of a level whose product need not be kept, if it can be made a part at a time."""
+    if not isinstance(semiring, Scaled):
+        return None
+    if level.product == "kronecker":
+        return semiring.kronecker_sum(weights, *_factors(level, semiring, records))
+    of_one = rows_of_one(level, records)
+    return None if of_one is None else semiring.sum_of_rows(weights, *of_one)
+
+
+def _flows_without_product(
+    upward_pass: Pass, n: int, weights: SumWeights, flows: Tensor, *, count: bool
+) -> tuple[Sequence[Tensor], Tensor | None] | None:
+    """Flows and counts of what `_sum_without_product` summed."""
+    level, record, semiring = upward_pass.plan.levels[n], upward_pass.records[n], upward_pass.semiring
+    if not isinstance(level, InnerLevel) or not isinstance(semiring, Scaled) or record.product is not None:
+        return None
+    if level.product == "kronecker":
+        factors = _factors(level, semiring, upward_pass.records)
+        return semiring.kronecker_sum_flows(weights, *factors, record.values, flows, count)
+    of_one = rows_of_one(level, upward_pass.records)
+    return None if of_one is None else semiring.sum_of_rows_flows(weights, *of_one, record.values, flows, count)
+
+
+def _factors(level: InnerLevel, semiring: Semiring, records: Sequence[Record]) -> tuple[Values, Values]:
+    left, right = (gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children))
+    return left, right
 
 
 def _downward_chain(

@@ -26,6 +26,7 @@ from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
+_NO_MEMORY = Memory()
 _CHUNK_ELEMENTS = 1 << 22
 _ALIKE = 2.0**10  # largest ratio of values that are rescaled by one power of two
 _DENSE = 0.25  # share of missing values from which on all are treated as missing first
@@ -196,15 +197,23 @@ class Discrete(InputFamily):
         evidence: InputEvidence,
         flows: Tensor,
         exact: bool,
+        *,
+        normalise: bool = False,
+        memory: Memory = _NO_MEMORY,
         out: Float[Tensor, "F B V"] | None = None,
     ) -> Float[Tensor, "F B V"]:
-        """As the family's; in `out`, if given, where much is missing."""
-        hard = evidence.observed
-        if not exact and evidence.log_weights is None and hard.double().mean() <= 1 - _DENSE:
-            shares = self._shares_of_missing(prepared, rows, flows * ~hard.unsqueeze(-1))
-            spread = _spread(shares, prepared.linear, rows, out)
-            return _add_known(spread, self._integers(evidence), flows.sum(-1) * hard)
-        certain = torch.where(hard, flows.sum(-1), 0.0).unsqueeze(-1)
+        """As the family's, of flows that are made to add up to one if asked for; in `out`, if given, where much is
+        missing.
+        """
+        hard, total = evidence.observed, flows.sum(-1)
+        if not exact and evidence.log_weights is None and hard.sum() <= (1 - _DENSE) * hard.numel():
+            open_, known = ((~hard) / total, hard.to(total)) if normalise else ((~hard).to(total), total * hard)
+            shares = torch.mul(flows, open_.unsqueeze(-1), out=memory.scratch("shares", *flows.shape, like=flows))
+            spread = _spread(self._shares_of_missing(prepared, rows, shares), prepared.linear, rows, out)
+            return _add_known(spread, self._integers(evidence), known)
+        if normalise:
+            flows, total = flows / total.unsqueeze(-1), torch.ones_like(total)
+        certain = torch.where(hard, total, 0.0).unsqueeze(-1)
         found = flows.new_zeros(*hard.shape, self.num_categories)
         found = found.scatter_(-1, self._integers(evidence).unsqueeze(-1), certain)
         if hard.all():

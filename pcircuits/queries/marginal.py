@@ -104,12 +104,16 @@ def _input_posteriors(
         level = p.plan.levels[n]
         assert isinstance(level, InputLevel)
         given = p.evidence.of_variables(level.variables)
-        mine = input_flows / input_flows.sum(-1, keepdim=True) if normalise else input_flows
-        arguments = p.prepared[level.group], level.rows, given, mine, p.semiring.exact
-        if out is not None and isinstance(level.family, Discrete):
-            result.append((level, level.family.posterior(*arguments, out=out.transpose(0, 1))))
+        family, prepared, exact, memory = level.family, p.prepared[level.group], p.semiring.exact, p.semiring.memory
+        room = None if out is None else out.transpose(0, 1)
+        if isinstance(family, Discrete):
+            found = family.posterior(
+                prepared, level.rows, given, input_flows, exact, normalise=normalise, memory=memory, out=room
+            )
         else:
-            result.append((level, level.family.posterior(*arguments)))
+            mine = input_flows / input_flows.sum(-1, keepdim=True) if normalise else input_flows
+            found = family.posterior(prepared, level.rows, given, mine, exact)
+        result.append((level, found))
     return result
 
 

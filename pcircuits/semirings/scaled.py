@@ -148,15 +148,14 @@ class Scaled:
             return first
         if kind == "kronecker":
             return self._kronecker(first, rest[0])
-        scale = torch.stack([c.s for c in children]).sum(0)
-        v, total = first.v, scale
+        v, scale, raised = first.v, first.s, torch.zeros((), dtype=torch.float64, device=first.s.device)
         for n, child in enumerate(rest, start=1):
             out = self._new(v.shape, v) if n == 1 else self.memory.over(v)
-            v = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny)
+            v, scale = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny), scale + child.s
             if n % _FACTORS == 0 or n == len(rest):
-                v, total, *_ = self._rescaled(v, total, mark=False, out=self.memory.over(v))
-        self._mark(total - scale < math.log(self.limits.least_peak))  # all rescales together raise what was lost
-        return Values(v, total, peak=1.0)
+                v, raised, *_ = self._rescaled(v, raised, mark=False, out=self.memory.over(v))
+        self._mark(raised < math.log(self.limits.least_peak))  # all rescales together raise what was lost
+        return Values(v, scale + raised, peak=1.0)
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         gates = weights.gates
@@ -174,6 +173,33 @@ class Scaled:
         else:
             raw = cpu.linear_sum(weights.linear, product.v, out=out)
         return self._sums(weights, product.peak, raw, product.s)
+
+    def sum_of_rows(self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"]) -> Values | None:
+        """`dense_sum` of some rows of values, none of which is kept. None: they have to be taken first."""
+        scratch = self._scratch_of_rows(weights, values, rows)
+        out = None if scratch is None else self._new((len(rows), values.v.shape[1], weights.linear.shape[1]), values.v)
+        if scratch is None or out is None:
+            return None
+        raw = cpu.linear_sum_of_rows(weights.linear, values.v, rows, scratch=scratch, out=out)
+        return self._sums(weights, values.peak, raw, values.s[rows])
+
+    def sum_of_rows_flows(
+        self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"], raw: Values, flows: Tensor, count: bool
+    ) -> tuple[tuple[Tensor], Tensor | None] | None:
+        """Flows of the rows that `sum_of_rows` summed, and expected counts if asked for."""
+        scratch = self._scratch_of_rows(weights, values, rows)
+        out = None if scratch is None else self._new((len(rows), *values.v.shape[1:]), values.v)
+        if scratch is None or out is None:
+            return None
+        counts = self._new(weights.linear.shape, weights.linear) if count else None
+        share = self._share(flows, raw)
+        cpu.linear_sum_flow_of_rows(weights.linear, values.v, rows, share, scratch=scratch, out=out, counts=counts)
+        return (out,), counts
+
+    def _scratch_of_rows(self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"]) -> Tensor | None:
+        if self.upper or weights.gates is not None or weights.pattern is not None:
+            return None
+        return self.memory.scratch("rows", cpu.scratch_size(rows, values.v), like=values.v)
 
     def kronecker_sum(self, weights: SumWeights, left: Values, right: Values) -> Values | None:
         """As `product` and `dense_sum`, without a product that is kept. None: those have to do it."""
@@ -402,5 +428,7 @@ class Scaled:
         return least if least >= self.limits.floor else 0.0
 
     def _mark(self, bad: Bool[Tensor, "F B"]) -> None:
+        if self.suspect is not None and bad.device.type == "cpu" and not bad.any():
+            return  # sooner seen than written down
         bad = bad.any(0)
         self.suspect = bad if self.suspect is None else self.suspect | bad

@@ -60,6 +60,40 @@ def test_a_dense_sum_and_its_flows(sizes: tuple[int, int, int, int], dtype: torc
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["units last", "samples last"])
+@pytest.mark.parametrize("chunk", [1, 700, 1 << 18])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_dense_sum_of_rows_and_its_flows(
+    sizes: tuple[int, ...], dtype: torch.dtype, chunk: int, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_sum, "CHUNK_ELEMENTS", chunk)
+    count, batch, outputs, inputs = sizes
+    generator = torch.Generator().manual_seed(0)
+    values = sparse(generator, count, batch, inputs, dtype=dtype)
+    rows = torch.randint(count, (2 * count + 1,), generator=generator)
+    weights = torch.rand(len(rows), outputs, inputs, generator=generator, dtype=dtype)
+    lying = (lambda x: x.mT.contiguous().mT) if last else (lambda x: x)
+    size = dense_sum.scratch_size(rows, values)
+    assert size == max(1, min(len(rows), chunk // (batch * inputs))) * batch * inputs
+    scratch, close = poisoned(size, dtype=dtype), {"rtol": 1e-5, "atol": 1e-7}
+    out = lying(poisoned(len(rows), batch, outputs, dtype=dtype))
+    found = dense_sum.linear_sum_of_rows(weights, lying(values), rows, scratch=scratch, out=out)
+    want = linear_sum(weights, values[rows])
+    assert found is out and torch.allclose(out, want, **close)
+    flows = want * torch.rand(want.shape, generator=generator, dtype=dtype)
+    wanted_flows, wanted_counts = linear_sum_flow(weights, values[rows], want, flows, count=True)
+    share, counts = lying(ratio(flows, want)), poisoned(*weights.shape, dtype=dtype)
+    for counted in (counts, None):
+        scratch.fill_(torch.nan)
+        room = lying(poisoned(len(rows), batch, inputs, dtype=dtype))
+        got, kept = dense_sum.linear_sum_flow_of_rows(
+            weights, lying(values), rows, share, scratch=scratch, out=room, counts=counted
+        )
+        assert got is room and kept is counted and torch.allclose(room, wanted_flows, **close)
+    assert wanted_counts is not None and torch.allclose(counts, wanted_counts, **close)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["units last", "samples last"])
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (7, 63, 5, 4, 3), (3, 7, 63, 2, 11), (2, 1, 1, 63, 1)])

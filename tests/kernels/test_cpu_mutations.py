@@ -22,7 +22,7 @@ FILES = (
 
 SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
 MATRIX, BATCHED, DERIVED = "test_products_equal", "test_batched_products", "test_first_and"
-LAYOUT = "test_what_is_made"
+LAYOUT, ROWS = "test_what_is_made", "test_a_dense_sum_of_rows"
 KRONECKER = "test_a_sum_over_a_kronecker_product"
 CHAIN, RECORDED = "test_a_chain_is_its_steps", "test_a_recorded_chain_has"
 MUTATIONS = (
@@ -30,6 +30,12 @@ MUTATIONS = (
     Mutation("dense_sum/cpu.py", "linear_sum", "bmm(values, weights.mT", "bmm(values, -weights.mT", SUM),
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(values)", "", SUM),
     Mutation("dense_sum/cpu.py", "linear_sum_flow", ".mul_(weights)", "", SUM),
+    Mutation("dense_sum/cpu.py", "linear_sum_of_rows", "rows[part], scratch", "rows[part].flip(0), scratch", ROWS),
+    Mutation("dense_sum/cpu.py", "linear_sum_flow_of_rows", "share[part]", "share[: part.stop - part.start]", ROWS),
+    Mutation("dense_sum/cpu.py", "scratch_size", "values[0].numel()", "values.numel()", ROWS),
+    Mutation("dense_sum/cpu.py", "_step", "min(len(rows), max(1,", "min(len(rows), max(2,", ROWS),
+    Mutation("dense_sum/cpu.py", "_parts", "start + step", "start + 1", ROWS),
+    Mutation("dense_sum/cpu.py", "_taken", "take_rows(values, rows,", "take_rows(values, rows.flip(0),", ROWS),
     Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
     Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
     Mutation("chain/cpu.py", "chain_flows", "last = flow.mul_(product)", "last = flow", CHAIN),
