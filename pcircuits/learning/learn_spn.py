@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import networkx as nx
 import torch
 from torch import Tensor
 
 from pcircuits.circuit import Circuit
 from pcircuits.distributions import InputFamily
 from pcircuits.learning.region_search import RegionSearch, Table
-from pcircuits.structures import Region, mutual_information
+from pcircuits.structures import Region
 from pcircuits.types import Int
 
 
@@ -45,23 +44,19 @@ def learn_spn(
         StructureError: numbers that are too small.
     """
     table = Table.of(x, inputs, bins)
-    search = _Independence(table, significance, min_rows=min_rows, clusters=clusters, seed=seed)
+    search = _Independence(table, min_rows=min_rows, significance=significance, clusters=clusters, seed=seed)
     return search.circuit(pseudocount)
 
 
 class _Independence(RegionSearch):
     """Independent columns become factors, clusters of dependent ones branches."""
 
-    def __init__(self, table: Table, significance: float, **options: int) -> None:
-        super().__init__(table, **options)
-        self.significance = significance
-
     def region(self, rows: Int[Tensor, " N"], variables: list[int]) -> int:
         if len(variables) == 1:
             return self.input(rows, variables[0])
         if len(rows) < self.min_rows:
             return self.factorised(rows, variables)
-        parts = self._independent(rows, variables)
+        parts = self.independent(rows, variables)
         if len(parts) > 1:
             return self.add(Region.split([self.region(rows, part) for part in parts]))
         groups = self.clusters(rows, variables)
@@ -71,14 +66,3 @@ class _Independence(RegionSearch):
         place = self.add(Region.split(*((child,) for child in children)))
         self.shares[place] = [float(len(group)) for group in groups]
         return place
-
-    def _independent(self, rows: Tensor, variables: list[int]) -> list[list[int]]:
-        """Components of the graph of dependent pairs: G = 2 N I against chi-square (Sokal, Rohlf 1981)."""
-        codes = self.table.codes[rows][:, variables]
-        sizes = torch.tensor([len(column.unique()) for column in codes.unbind(1)])
-        statistic = 2 * len(rows) * mutual_information(codes)
-        freedom = ((sizes - 1).unsqueeze(0) * (sizes - 1).unsqueeze(1)).clamp_min(1).double()
-        p_values = torch.special.gammaincc(freedom / 2, statistic / 2)
-        dependent = (p_values < self.significance).fill_diagonal_(False)
-        graph = nx.from_numpy_array(dependent.numpy())
-        return [sorted(variables[place] for place in part) for part in nx.connected_components(graph)]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import networkx as nx
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from pcircuits.errors import DataError, ParameterError
 from pcircuits.evidence import Evidence
 from pcircuits.layers import InputGroup, SumGroup
 from pcircuits.learning.kmeans import kmeans
-from pcircuits.structures import Region, RegionGraph
+from pcircuits.structures import Region, RegionGraph, mutual_information
 from pcircuits.structures.templates import as_bins
 from pcircuits.structures.validation import require_integer
 from pcircuits.types import Float, Int
@@ -41,8 +42,8 @@ class RegionSearch(ABC):
     counts for.
     """
 
-    def __init__(self, table: Table, *, min_rows: int, clusters: int, seed: int) -> None:
-        self.table, self.seed = table, seed
+    def __init__(self, table: Table, *, min_rows: int, significance: float, clusters: int, seed: int) -> None:
+        self.table, self.significance, self.seed = table, significance, seed
         self.min_rows = require_integer("min_rows", min_rows, minimum=2)
         self.num_clusters = require_integer("clusters", clusters, minimum=1)
         self.regions: list[Region] = []
@@ -75,6 +76,17 @@ class RegionSearch(ABC):
 
     def factorised(self, rows: Tensor, variables: list[int]) -> int:
         return self.add(Region.split([self.input(rows, v) for v in variables]))
+
+    def independent(self, rows: Tensor, variables: list[int]) -> list[list[int]]:
+        """Components of the graph of dependent pairs: G = 2 N I against chi-square (Sokal, Rohlf 1981)."""
+        codes = self.table.codes[rows][:, variables]
+        sizes = torch.tensor([len(column.unique()) for column in codes.unbind(1)])
+        statistic = 2 * len(rows) * mutual_information(codes)
+        freedom = ((sizes - 1).unsqueeze(0) * (sizes - 1).unsqueeze(1)).clamp_min(1).double()
+        p_values = torch.special.gammaincc(freedom / 2, statistic / 2)
+        dependent = (p_values < self.significance).fill_diagonal_(False)
+        graph = nx.from_numpy_array(dependent.numpy())
+        return [sorted(variables[place] for place in part) for part in nx.connected_components(graph)]
 
     def clusters(self, rows: Tensor, variables: list[int]) -> list[Tensor]:
         """The rows by k-means of their one-hot codes."""

@@ -139,18 +139,30 @@ def test_learn_spn_on_few_rows_and_one_column() -> None:
 
 
 def test_prometheus_cuts_the_spanning_tree_at_its_weakest_edges() -> None:
-    """Columns 0, 1 and 2 hang together most, then 3 and 4; all five do in one of the clusters at least."""
-    circuit = prometheus(mixed_table(), max_depth=1, partitions=2).requires_grad_(False)
-    graph = circuit.graph
-    assert {tuple(map(graph.scope, p.children)) for p in graph.regions[graph.root].partitions} == {
-        ((0,), (1,), (2,), (3,), (4,))
-    }
-    search = _SpanningTrees(Table.of(mixed_table(), None, 5), 4, 2, min_rows=30, clusters=2, seed=0)
+    """Columns 0, 1 and 2 hang together most, then 3 and 4."""
+    options = {"min_rows": 30, "significance": 1e-3, "clusters": 2, "seed": 0}
+    search = _SpanningTrees(Table.of(mixed_table(), None, 5), 4, 2, **options)
     cuts = search._cuts(torch.arange(1200), list(range(5)))
     assert cuts[0] == [(0, 1, 2), (3, 4)] and [len(parts) for parts in cuts] == [2, 3, 4, 5]
     for coarse, fine in itertools.pairwise(cuts):
         assert len(set(coarse) - set(fine)) == 1  # one part falls into two, the others are shared
     assert search._cuts(torch.arange(1200), [3, 4]) == [[(3,), (4,)]]
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_prometheus_is_no_worse_than_factors_where_hardly_anything_depends(dependent: bool) -> None:
+    """Ten bits, of which none depend on each other, or two of them a little."""
+
+    def bits(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        x = (torch.rand(2000, 10, generator=generator) < 0.4).double()
+        copied = (torch.rand(2000, generator=generator) < 0.15) & dependent
+        x[:, 1] = torch.where(copied, x[:, 0], x[:, 1])
+        return x
+
+    circuit, alone = prometheus(bits(0)), prometheus(bits(0), max_depth=0)
+    gain = float(circuit.log_prob(bits(1)).mean() - alone.log_prob(bits(1)).mean())
+    assert gain > 0.005 if dependent else circuit.graph == alone.graph
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
