@@ -9,6 +9,7 @@ from pcircuits.count_gradients import log_evidence
 from pcircuits.errors import EvidenceError, ShapeError, StaleError, StructureError
 from pcircuits.evaluator import Evaluation, evaluate
 from pcircuits.evidence import Evidence, describe, rows_of
+from pcircuits.kernels import finite
 from pcircuits.queries import MPE, Estimate, Moments
 from pcircuits.types import Bool, Float, Shaped, Tensor
 from pcircuits.workspace import Memory
@@ -50,7 +51,7 @@ class Posterior:
 
     def _evaluated_log_evidence(self) -> Float[Tensor, " B"]:
         if self._log_evidence is None:
-            self._log_evidence = self._evaluation.log_evidence - self.circuit.log_partition()
+            self._log_evidence = self._evaluation.log_evidence - finite(self.circuit.log_partition())
         return self._log_evidence
 
     @property

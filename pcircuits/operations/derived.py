@@ -40,7 +40,8 @@ class DerivedCircuit(Circuit):
     """A circuit computed from `sources`: trained by training them, conditioned, sampled and asked like any other.
 
     `log_prob` and all posteriors are of the normalised distribution `c(x) / Z`; `log_partition()` is `log Z`.
-    But in mixtures it has no parameters that EM could set. `save` writes its sources and how it comes of them.
+    Where Z is 0, as for supports that do not meet, all evidence is impossible. But in mixtures it has no parameters
+    that EM could set. `save` writes its sources and how it comes of them.
     """
 
     _log_partition: tuple[tuple, Tensor] | None = None

@@ -4,6 +4,7 @@ import torch
 
 from pcircuits.circuit import Circuit
 from pcircuits.errors import StructureError
+from pcircuits.kernels import finite
 from pcircuits.operations.multiply import multiply
 from pcircuits.operations.signed import SignedFunction
 from pcircuits.types import Float, Tensor
@@ -18,7 +19,8 @@ def log_inner_product(first: Circuit, second: Circuit) -> Float[Tensor, ""]:
     """
     if any(isinstance(circuit, SignedFunction) for circuit in (first, second)):
         raise StructureError("inner products are of distributions; the square of a signed circuit is one")
-    return multiply(first, second).log_partition() - first.log_partition() - second.log_partition()
+    totals = finite(first.log_partition()) + finite(second.log_partition())
+    return multiply(first, second).log_partition() - totals
 
 
 def inner_product(first: Circuit, second: Circuit) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.distributions import LEAST_PROBABILITY, Smoothing
 from pcircuits.errors import ParameterError, ShapeError, StructureError
 from pcircuits.evidence import Evidence, describe
+from pcircuits.kernels import finite
 from pcircuits.operations.component_counts import ComponentRecipe, add_counts, counts_by_component, origin
 from pcircuits.operations.derived import NO_COUNTS, DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, unit_rows
@@ -107,7 +108,7 @@ class MixtureCircuit(DerivedCircuit):
     def _combine(self, recipes: Sequence[ComponentRecipe | None], prepared: Sequence[Mapping[str, Any]]) -> Any:
         if recipes[0] is None:
             totals = torch.stack([source.log_partition() for source in self.sources if isinstance(source, Circuit)])
-            log = (self.log_shares.log_softmax(0) - totals.to(self.log_shares)).expand(1, 1, -1)
+            log = (self.log_shares.log_softmax(0) - finite(totals).to(self.log_shares)).expand(1, 1, -1)
             return SumWeights(log.exp(), log, as_given=True)
         rows = [
             unit_rows(prepared[component][group], torch.tensor([r.row for r in run if r is not None]))

@@ -12,6 +12,7 @@ from pcircuits.circuit import Circuit
 from pcircuits.errors import StructureError
 from pcircuits.evaluator import upward
 from pcircuits.evidence import Evidence
+from pcircuits.kernels import finite
 from pcircuits.operations.conjugate import are_conjugate, conjugate
 from pcircuits.operations.derived import DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import factor_family, join_units, multiply_units, unit_rows
@@ -48,7 +49,7 @@ class ProductCircuit(DerivedCircuit):
 
     def log_prob(self, x: Shaped[Tensor, "B D"], *, workspace: Workspace | None = None) -> Float[Tensor, " B"]:
         """`log a(x) + log b(x) - log Z` of complete values, (B, D) to (B,): no pair of units is formed."""
-        return self.log_value(x) - self.log_partition()
+        return self.log_value(x) - finite(self.log_partition())
 
     def log_value(self, x: Shaped[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """`log c(x)`, unnormalised: the sum of the factors' log values."""
@@ -87,7 +88,7 @@ class SquaredCircuit(ProductCircuit):
         if found is None or not complete.all():
             summed = upward(self.plan, self.prepared(), evidence, Signed(non_negative=True)).log_evidence
             found = summed if found is None else torch.where(complete, found, summed)
-        return SignedPosterior(self, evidence, found - self.log_partition())
+        return SignedPosterior(self, evidence, found - finite(self.log_partition()))
 
     def _log_total(self) -> Float[Tensor, ""]:
         return upward(self.plan, self.prepared(), self._nothing(), Signed(non_negative=True)).log_evidence[0]

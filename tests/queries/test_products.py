@@ -276,3 +276,28 @@ def test_estimates_of_divergences_and_refusals() -> None:
         pc.estimate_cross_entropy(p, q, 1)
     with pytest.raises(pc.ShapeError, match="4 and 3 variables"):
         pc.estimate_kl_divergence(p, testing.example_circuit(num_variables=3), 10)
+
+
+def test_a_product_that_is_zero_everywhere_has_impossible_evidence_and_no_nan() -> None:
+    def always(value: int) -> pc.Circuit:
+        circuit = pc.Circuit(pc.structures.factorized(2), pc.Categorical(2), num_units=1, dtype=torch.float64)
+        for name, group in circuit.named_groups():
+            if name.startswith("input"):
+                group.restrict((torch.arange(2) == value).expand(group.logits.shape))
+        return circuit.requires_grad_(False)
+
+    nowhere, x = pc.multiply(always(0), always(1)), torch.cartesian_prod(torch.arange(2), torch.arange(2))
+    signed = pc.SignedCircuit(pc.structures.factorized(2), pc.Categorical(2), num_units=2).requires_grad_(False)
+    for name, weights in signed.named_parameters():
+        if name.endswith("weights"):
+            weights.zero_()
+    for circuit in (nowhere, pc.square(signed), pc.multiply(nowhere, always(0))):
+        assert circuit.log_partition() == -math.inf and (circuit.log_prob(x) == -math.inf).all()
+        posterior = circuit.condition(pc.Evidence.nothing(1, 2))
+        assert posterior.log_evidence == -math.inf
+        for query in (posterior.marginals, posterior.sample):
+            with pytest.raises(pc.EvidenceError, match="impossible"):
+                query()
+    assert pc.inner_product(nowhere, always(0)) == 0
+    somewhere = pc.multiply(always(0), always(0))
+    assert torch.allclose(pc.mixture([nowhere, somewhere]).log_prob(x), somewhere.log_prob(x))
