@@ -40,8 +40,8 @@ def learn_spn(
         pseudocount: smoothing of the inputs and of the clusters' weights, in samples.
 
     Raises:
-        DataError, ShapeError, ParameterError: an empty or infinite table, or other than one family a column.
-        StructureError: numbers that are too small.
+        DataError, ShapeError: an empty or infinite table. ParameterError: other than one family a column, or a
+            probability or number of samples that is none. StructureError: numbers that are too small.
     """
     table = Table.of(x, inputs, bins)
     search = _Independence(table, min_rows=min_rows, significance=significance, clusters=clusters, seed=seed)

@@ -51,8 +51,8 @@ def prometheus(
         max_depth: how often rows are clustered on a way down, at most.
 
     Raises:
-        DataError, ShapeError, ParameterError: an empty or infinite table, or other than one family a column.
-        StructureError: numbers that are too small.
+        DataError, ShapeError: an empty or infinite table. ParameterError: other than one family a column, or a
+            probability or number of samples that is none. StructureError: numbers that are too small.
     """
     table = Table.of(x, inputs, _BINS)
     options = {"min_rows": min_rows, "significance": _SIGNIFICANCE, "clusters": clusters, "seed": seed}

@@ -1,5 +1,6 @@
 """What structure learners of tables share: regions found among rows, and the circuit of the rows that each has seen."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -43,6 +44,8 @@ class RegionSearch(ABC):
     """
 
     def __init__(self, table: Table, *, min_rows: int, significance: float, clusters: int, seed: int) -> None:
+        if not 0 <= significance <= 1:
+            raise ParameterError(f"`significance` must be from 0 to 1, got {significance!r}")
         self.table, self.significance, self.seed = table, significance, seed
         self.min_rows = require_integer("min_rows", min_rows, minimum=2)
         self.num_clusters = require_integer("clusters", clusters, minimum=1)
@@ -56,6 +59,8 @@ class RegionSearch(ABC):
 
     def circuit(self, pseudocount: float) -> Circuit:
         """Of all rows and columns: one unit a region, with parameters of what each has seen."""
+        if not 0 <= pseudocount < math.inf:
+            raise ParameterError(f"`pseudocount` must be at least 0 and finite, got {pseudocount!r}")
         rows, columns = self.table.values.shape
         self.region(torch.arange(rows), list(range(columns)))
         if self.regions[-1].is_input:

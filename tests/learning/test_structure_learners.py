@@ -133,6 +133,15 @@ def test_learn_spn_with_families_of_choice(tmp_path: Path) -> None:
     assert torch.equal(pc.load(tmp_path).condition(evidence).log_evidence, found) and found.isfinite().all()
 
 
+@pytest.mark.parametrize("learn", [learn_spn, prometheus])
+def test_numbers_that_are_none_are_refused(learn) -> None:
+    for pseudocount in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(pc.ParameterError, match="`pseudocount`"):
+            learn(mixed_table(10), pseudocount=pseudocount)
+    with pytest.raises(pc.ParameterError, match="`significance`"):
+        learn_spn(mixed_table(10), significance=float("nan"))
+
+
 def test_learn_spn_on_few_rows_and_one_column() -> None:
     assert learn_spn(mixed_table(10)).graph.depth == 1
     assert learn_spn(mixed_table(50)[:, :1]).num_variables == 1
@@ -160,7 +169,7 @@ def test_prometheus_is_no_worse_than_factors_where_hardly_anything_depends(depen
         x[:, 1] = torch.where(copied, x[:, 0], x[:, 1])
         return x
 
-    circuit, alone = prometheus(bits(0)), prometheus(bits(0), max_depth=0)
+    circuit, alone = (prometheus(bits(0), **options).requires_grad_(False) for options in ({}, {"max_depth": 0}))
     gain = float(circuit.log_prob(bits(1)).mean() - alone.log_prob(bits(1)).mean())
     assert gain > 0.005 if dependent else circuit.graph == alone.graph
 
