@@ -72,7 +72,10 @@ def read_safetensors(path: str | os.PathLike, *, sha256: str | None = None) -> T
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = header.get("__metadata__", {})
-        for name in json.loads(metadata.pop("complex", "[]")):
+        pairs = json.loads(metadata.pop("complex", "[]"))
+        if not (isinstance(pairs, list) and all(isinstance(name, str) for name in pairs)):
+            raise ValueError(f"'complex' must list names of tensors, got {pairs!r:.80}")
+        for name in pairs:
             tensors[name] = torch.view_as_complex(tensors[name])
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FormatError(f"{path} is not a whole safetensors file ({len(content)} bytes): {error}") from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import pcircuits as pc
@@ -33,6 +34,14 @@ def test_what_is_not_whole_is_not_read(tmp_path: Path) -> None:
         files.read_safetensors(path, sha256="0" * 64)
     with pytest.raises(pc.FormatError, match="cannot be read"):
         files.read_safetensors(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("pairs", ["5", "null", '"x"', "[[1]]", '["absent"]', '["x"]', "{"])
+def test_complex_tensors_are_named_pairs_of_numbers(pairs: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"x": torch.ones(3)}, path, {"complex": pairs})
+    with pytest.raises(pc.FormatError, match="not a whole safetensors file"):
+        files.read_safetensors(path)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from pcircuits.types import Bool, Float, Shaped, Tensor
 
 @dataclass(frozen=True)
 class Slope(Quadratic):
-    """Derivatives `f^(n)(x) = h_n(x) f(x)` of (unnormalised) Gaussian units `f = exp(square x^2 + slope x + constant)`.
+    """Derivatives `f^(n)(x) = h_n(x) f(x)` of (unnormalised) Gaussian units f.
 
-    With `u = f'(x) / f(x) = 2 square x + slope`, `h_0 = 1` and `h_(n+1) = u h_n + 2 n square h_(n-1)`: Hermite
+    With `u = f'(x) / f(x) = -precision (x - mean)`, `h_0 = 1` and `h_(n+1) = u h_n - n precision h_(n-1)`: Hermite
     polynomials. Their integral over an interval is `f^(n-1)` at its ends, over the reals 0.
     """
 
@@ -50,11 +50,14 @@ def _term(
 ) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B K"]]:
     """`h_order(x)` and `log f(x)`; 0 and `-inf` where x does not count."""
     x, counts = torch.where(counts, x, 0.0).double().unsqueeze(-1), counts.unsqueeze(-1)
-    u = 2 * f.square * x + f.slope
+    off = x - f.mean
+    u = -f.precision * off
     before, factor = torch.zeros_like(u), torch.ones_like(u)
     for n in range(order):
-        before, factor = factor, u * factor + 2 * n * f.square * before
-    return torch.where(counts, factor, 0.0), torch.where(counts, (f.square * x + f.slope) * x + f.constant, -torch.inf)
+        before, factor = factor, u * factor - n * f.precision * before
+    return torch.where(counts, factor, 0.0), torch.where(
+        counts, f.log_peak - 0.5 * f.precision * off.square(), -torch.inf
+    )
 
 
 class DerivativeCircuit(SignedFunction, CopiedCircuit):

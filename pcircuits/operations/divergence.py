@@ -103,9 +103,11 @@ def _powered(value: Any, power: Float[Tensor, ""]) -> Any:
         return SumWeights(log.exp(), log, as_given=True)
     if isinstance(value, Table):
         return table_of(_log_power(value.log, power))
-    if isinstance(value, Normal | Quadratics | Powers):
-        units = Quadratics.of(value) if isinstance(value, Normal) else value
-        return type(units)(*(x.double() * power for x in units))
+    if isinstance(value, Powers):
+        return Powers(*(x.double() * power for x in value))
+    if isinstance(value, Normal | Quadratics):
+        mean, *rest = (x.double() for x in (Quadratics.of(value) if isinstance(value, Normal) else value))
+        return Quadratics(mean, *(x * power for x in rest))
     raise StructureError(f"powers of inputs prepared as {type(value).__name__} have no closed form here")
 
 

@@ -23,31 +23,37 @@ _NO_PARAMETERS = "a product's inputs have no parameters of their own: they are c
 
 
 class Quadratics(NamedTuple):
-    """`f(x) = exp(square x^2 + slope x + constant)`, square < 0."""
+    """`f(x) = exp(log_peak - precision (x - mean)^2 / 2)`, precision > 0: where means are far from zero, no digits are
+    lost to differences of large numbers.
+    """
 
-    square: Float[Tensor, "G K"]
-    slope: Float[Tensor, "G K"]
-    constant: Float[Tensor, "G K"]
+    mean: Float[Tensor, "*G K"]
+    precision: Float[Tensor, "*G K"]
+    log_peak: Float[Tensor, "*G K"]
 
     @classmethod
     def of(cls, normal: Normal) -> "Quadratics":
-        variance = normal.std.square()
-        constant = -0.5 * normal.mean.square() / variance - normal.std.log() - 0.5 * math.log(2 * math.pi)
-        return cls(-0.5 / variance, normal.mean / variance, constant)
+        return cls(normal.mean, normal.std.square().reciprocal(), -normal.std.log() - 0.5 * math.log(2 * math.pi))
 
     def rows(self, index: Rows) -> "Quadratics":
         return Quadratics(*(x[index].double().unsqueeze(1) for x in self))
 
+    def times(self, other: "Quadratics") -> "Quadratics":
+        """Products, broadcast: precisions add up, means are weighted by them."""
+        precision, off = self.precision + other.precision, other.mean - self.mean
+        share = other.precision / precision
+        loss = 0.5 * self.precision * share * off.square()
+        return Quadratics(self.mean + share * off, precision, self.log_peak + other.log_peak - loss)
+
     @property
     def normal(self) -> Normal:
         """The densities that these are multiples of, in float64."""
-        return Normal(-0.5 * self.slope.double() / self.square.double(), (-0.5 / self.square.double()).sqrt())
+        return Normal(self.mean.double(), self.precision.double().rsqrt())
 
     @property
     def log_integral(self) -> Float[Tensor, "G K"]:
         """In float64."""
-        square, slope, constant = (x.double() for x in self)
-        return constant - 0.25 * slope.square() / square + 0.5 * (-math.pi / square).log()
+        return self.log_peak.double() + 0.5 * (2 * math.pi / self.precision.double()).log()
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Quadratic(InputFamily):
         Gaussian().validate(evidence, variables)
 
     def dtype_of(self, prepared: Quadratics) -> torch.dtype:
-        return prepared.square.dtype
+        return prepared.mean.dtype
 
     def log_values(
         self, prepared: Quadratics, rows: Rows, evidence: InputEvidence, maximise: bool
@@ -98,11 +104,11 @@ class Quadratic(InputFamily):
         generator: torch.Generator | None,
     ) -> Float[Tensor, " M"]:
         drawn = Gaussian().sample(prepared.normal, rows, evidence, picks, temperature, generator)
-        return drawn.to(prepared.square.dtype)
+        return drawn.to(prepared.mean.dtype)
 
     def overlap(self, prepared: Quadratics, rows: Rows) -> Bool[Tensor, "F K K"]:
-        units = prepared.square.shape[1]
-        return torch.ones(len(rows), units, units, dtype=torch.bool, device=prepared.square.device)
+        units = prepared.mean.shape[1]
+        return torch.ones(len(rows), units, units, dtype=torch.bool, device=prepared.mean.device)
 
     def expected_log(self, prepared: Quadratics, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
         found = Gaussian().expected_log(prepared.normal, rows, evidence)
@@ -122,7 +128,7 @@ def normalised(family: InputFamily, units: Any) -> Any:
     if isinstance(units, Table):
         return table_of(units.log - finite(logsumexp(units.log)).unsqueeze(-1))
     if isinstance(units, Quadratics):
-        return units._replace(constant=units.constant - units.log_integral)
+        return units._replace(log_peak=units.log_peak - units.log_integral)
     if isinstance(family, Monomial):
         return units._replace(log_constant=units.log_constant - family.log_integral(units))
     return units
@@ -158,8 +164,12 @@ def multiply_units(first: Any, second: Any, rows: tuple[Tensor, Tensor]) -> Tabl
     """All products of a unit of one row and a unit of another: K_first K_second units, the second's fastest."""
     if isinstance(first, Table):
         return table_of(_outer(first.log[rows[0]], second.log[rows[1]]))
+    if isinstance(first, Powers):
+        return Powers(*(_outer(x[rows[0]], y[rows[1]]) for x, y in zip(first, second, strict=True)))
     first, second = (Quadratics.of(x) if isinstance(x, Normal) else x for x in (first, second))
-    return type(first)(*(_outer(x[rows[0]], y[rows[1]]) for x, y in zip(first, second, strict=True)))
+    mine = Quadratics(*(x[rows[0]].unsqueeze(2) for x in first))
+    product = mine.times(Quadratics(*(x[rows[1]].unsqueeze(1) for x in second)))
+    return Quadratics(*(x.flatten(1, 2) for x in product))
 
 
 def _outer(first: Float[Tensor, "F K *V"], second: Float[Tensor, "F L *V"]) -> Float[Tensor, "F N *V"]:

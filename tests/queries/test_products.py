@@ -1,5 +1,6 @@
 """Products of circuits equal pointwise products; inner products, distances and divergences equal their sums."""
 
+import copy
 import math
 
 import pytest
@@ -133,6 +134,19 @@ def test_products_of_gaussian_circuits_integrate_as_quadrature(layer: str) -> No
     assert math.isclose(moments.variance.item(), variance.item(), abs_tol=1e-9)
     x = product.sample(5_000, generator=torch.Generator().manual_seed(0))
     assert abs(x[:, 0].mean() - mean) < 5 * (variance / 5_000).sqrt()
+
+
+def test_products_of_gaussian_circuits_far_from_zero_lose_no_digits() -> None:
+    """In single precision, where squares of the means have rounding errors of several nats."""
+    far = pc.Gaussian(loc=1000.0, scale=0.1)
+    circuits = [pc.Circuit(pc.structures.binary_tree(2), far, num_units=2, seed=n) for n in range(2)]
+    exact = [copy.deepcopy(circuit).double() for circuit in circuits]
+    product, wanted, x = pc.multiply(*circuits), pc.multiply(*exact), circuits[0].sample(5)
+    assert torch.allclose(product.log_partition(), wanted.log_partition(), atol=1e-5)
+    assert torch.allclose(product.log_prob(x), wanted.log_prob(x.double()), atol=1e-5)
+    slopes = [pc.differentiate(of, 0).value(x.to(of.dtype)) for of in (circuits[0], exact[0], product, wanted)]
+    for single, double in (slopes[:2], slopes[2:]):
+        assert torch.allclose(single.log_abs, double.log_abs, atol=1e-3) and torch.equal(single.sign, double.sign)
 
 
 def test_products_of_gaussian_circuits_know_intervals() -> None:
