@@ -103,7 +103,7 @@ class ChowLiuTree(InputFamily):
         found = []
         for part, under in self._parts(prepared, rows, evidence):
             share = flows[:, part].double()
-            found.append(torch.stack([torch.einsum("fbk,fbkv->fbv", share, x) for x in under.marginals()], 1))
+            found.append(torch.stack([torch.einsum("fbk,fkvb->fbv", share, x) for x in under.marginals()], 1))
         return torch.cat(found, 2).flatten(0, 1).to(flows.dtype)
 
     def statistics(
@@ -122,7 +122,7 @@ class ChowLiuTree(InputFamily):
             found = torch.cat(each, -1)
         else:
             parts = self._parts(prepared, rows, evidence)
-            found = torch.stack([under.counts(flows[:, part].double()) for part, under in parts]).sum(0)
+            found = torch.stack([under.counts(flows[:, part].mT.double()) for part, under in parts]).sum(0)
         total = found.new_zeros(*prepared.root.shape[:2], found.shape[-1]).index_add(0, rows, found)
         return {"counts": total.to(flows.dtype)}
 
@@ -175,20 +175,21 @@ class ChowLiuTree(InputFamily):
             units = prepared.root.shape[1]
             return torch.ones(len(rows), units, units, dtype=torch.bool, device=rows.device)
         both = [x[rows].double().unsqueeze(1) + x[rows].double().unsqueeze(2) for x in prepared]
-        pairs = Tree(*(x.flatten(1, 2).unsqueeze(1) for x in both))
-        free = pairs.root.new_zeros(1, 1, 1, self.num_variables, self.num_categories)
+        pairs = Tree(*(x.flatten(1, 2) for x in both))
+        free = pairs.root.new_zeros(1, self.num_variables, self.num_categories, 1)
         return given(pairs, self.shape, free).log_value.view(both[0].shape[:3]) > -torch.inf
 
     def expected_log(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
-        log, potentials, found = self._tree(prepared, rows), self._potentials(evidence).unsqueeze(2), []
+        log, potentials, found = self._tree(prepared, rows), self._potentials(evidence), []
         for part, under in self._parts(prepared, rows, evidence):
             marginals = under.marginals()
-            mean = (under.root * finite(log.root)).sum(-1)
+            mean = torch.einsum("fkvb,fkv->fbk", marginals[self.shape.root], finite(log.root))
             for _, parent, table in self.shape.order:
-                pairs = marginals[parent].unsqueeze(-1) * under.link(table)
-                mean = mean + (pairs * finite(log.links[..., table, :, :])).sum((-1, -2))
-            weighed = [(marginals[m] * finite(potentials[:, part, :, m])).sum(-1) for m in range(self.num_variables)]
-            found.append(mean + torch.stack(weighed).sum(0))
+                pairs = marginals[parent].movedim(-1, 1).unsqueeze(-1) * under.link(table)
+                mean = mean + torch.einsum("fbkuv,fkuv->fbk", pairs, finite(log.links[:, :, table]))
+            for marginal, weights in zip(marginals, potentials[..., part].unbind(1), strict=True):
+                mean = mean + torch.einsum("fkvb,fvb->fbk", marginal, finite(weights))
+            found.append(mean)
         return torch.cat(found, 1)
 
     def covariance(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K M M"]:
@@ -226,7 +227,7 @@ class ChowLiuTree(InputFamily):
         if evidence.observed.all():
             return self._log_complete(prepared, rows, evidence)
         asked = self._maximised(evidence) if maximise else None
-        return torch.cat([under.log_value for _, under in self._parts(prepared, rows, evidence, asked)], 1)
+        return torch.cat([under.log_value.mT for _, under in self._parts(prepared, rows, evidence, asked)], 1)
 
     def _log_complete(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
         tables = [prepared.root, *prepared.links.flatten(3).unbind(2)]
@@ -244,30 +245,29 @@ class ChowLiuTree(InputFamily):
         prepared: Tree,
         rows: Rows,
         evidence: InputEvidence,
-        maximised: Bool[Tensor, "F B M"] | None = None,
+        maximised: Bool[Tensor, "F M B"] | None = None,
         temperature: float = 1.0,
     ) -> Iterator[tuple[slice, Given]]:
         """Some batch rows at a time, to the power `1 / temperature`."""
         tree = Tree(*(x / temperature for x in self._tree(prepared, rows)))
-        potentials = self._potentials(evidence).unsqueeze(2) / temperature
-        asked = None if maximised is None else maximised.unsqueeze(2)
+        potentials = self._potentials(evidence) / temperature
         width = tree.root[..., 0].numel() * self.num_categories * (self.num_variables + self.num_categories)
         step = max(1, _CHUNK_ELEMENTS // width)
-        for start in range(0, potentials.shape[1], step):
+        for start in range(0, potentials.shape[-1], step):
             part = slice(start, start + step)
-            mine = None if asked is None else asked[:, part]
-            yield part, given(tree, self.shape, potentials[:, part], mine)
+            asked = None if maximised is None else maximised[..., part]
+            yield part, given(tree, self.shape, potentials[..., part], asked)
 
     def _tree(self, prepared: Tree, rows: Rows) -> Tree:
-        """(F, 1, K, ...), in float64."""
-        return Tree(*(x[rows].double().unsqueeze(1) for x in prepared))
+        """(F, K, ...), in float64."""
+        return Tree(*(x[rows].double() for x in prepared))
 
-    def _potentials(self, evidence: InputEvidence) -> Float[Tensor, "F B M V"]:
+    def _potentials(self, evidence: InputEvidence) -> Float[Tensor, "F M V B"]:
         return log_potentials(evidence, self.num_variables, self.num_categories)
 
-    def _maximised(self, evidence: InputEvidence) -> Bool[Tensor, "F B M"]:
+    def _maximised(self, evidence: InputEvidence) -> Bool[Tensor, "F M B"]:
         free = torch.ones_like(evidence.observed) if evidence.summed is None else ~evidence.summed
-        return free.unflatten(0, (-1, self.num_variables)).transpose(1, 2)
+        return free.unflatten(0, (-1, self.num_variables))
 
     def _tables(self, counts: Float[Tensor, "G K S"]) -> tuple[Float[Tensor, "G K V"], Float[Tensor, "G K N V V"]]:
         root, links = counts.tensor_split([self.num_categories], -1)

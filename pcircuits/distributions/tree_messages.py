@@ -1,7 +1,6 @@
 """Sum-product and max-product over a tree of discrete variables, in log space, under the evidence of each variable.
 
-Tables are (F, 1, K, ...) and potentials (F, B, 1, ...), results (F, B, K, ...): no table is written out a sample, sums
-being matrix products wherever those lose nothing.
+Samples lie last in memory, and no table is written out a sample: sums are matrix products wherever those lose nothing.
 """
 
 from collections.abc import Callable
@@ -33,29 +32,25 @@ class Given(NamedTuple):
 
     tree: Tree
     shape: TreeShape
-    log_value: Float[Tensor, "F B K"]
-    below: list[Float[Tensor, "F B *K V"]]  # of each variable, its potentials and its children's messages
-    messages: list[Float[Tensor, "F B K V"]]  # from each table's child to its parent
-
-    @property
-    def root(self) -> Float[Tensor, "F B K V"]:
-        """`p(root = v | evidence)`."""
-        return self._log_root().exp()
+    log_value: Float[Tensor, "F K B"]
+    below: list[Float[Tensor, "F *K V B"]]  # of each variable, its potentials and its children's messages
+    messages: list[Float[Tensor, "F K V B"]]  # from each table's child to its parent
 
     def link(self, table: int) -> Float[Tensor, "F B K V V"]:
         """`p(child = v | parent = u, evidence)`, written out."""
         child = next(link.child for link in self.shape.order if link.table == table)
-        terms = self.tree.links[..., table, :, :] + self.below[child].unsqueeze(-2)
-        return (terms - finite(self.messages[table]).unsqueeze(-1)).exp()
+        below, message = (x.movedim(-1, 1) for x in (self.below[child], finite(self.messages[table])))
+        terms = self.tree.links[:, None, :, table] + below.unsqueeze(-2)
+        return (terms - message.unsqueeze(-1)).exp()
 
-    def marginals(self) -> list[Float[Tensor, "F B K V"]]:
+    def marginals(self) -> list[Float[Tensor, "F K V B"]]:
         """`p(variable = v | evidence)` of each variable."""
         return [log.exp() for log in self._down(leaves=True)[0]]
 
     def pairs(self) -> dict[tuple[int, int], Float[Tensor, "F B K V V"]]:
         """`p(a = u, b = v | evidence)` of every two variables, and of each with itself."""
         root = self.shape.root
-        found, reached = {(root, root): torch.diag_embed(self.root)}, [root]
+        found, reached = {(root, root): torch.diag_embed(self._log_root().exp().movedim(-1, 1))}, [root]
         for child, parent, table in self.shape.order:
             link = self.link(table)
             for known in reached:
@@ -65,12 +60,12 @@ class Given(NamedTuple):
             reached.append(child)
         return found
 
-    def counts(self, share: Float[Tensor, "F B K"]) -> Float[Tensor, "F K S"]:
+    def counts(self, share: Float[Tensor, "F K B"]) -> Float[Tensor, "F K S"]:
         """Shares times the posterior, added up over samples: of the root's values, then of pairs, table by table."""
         reached, above = self._down(leaves=False)
-        found = [torch.einsum("fbk,fbkv->fkv", share, reached[self.shape.root].exp())] * (len(above) + 1)
+        found = [torch.einsum("fkb,fkvb->fkv", share, reached[self.shape.root].exp())] * (len(above) + 1)
         for child, _, table in self.shape.order:
-            link = self.tree.links[:, 0, :, table]
+            link = self.tree.links[:, :, table]
             found[1 + table] = _pair_counts(share, above[table], link, self.below[child]).flatten(2)
         return torch.cat(found, -1)
 
@@ -79,17 +74,18 @@ class Given(NamedTuple):
         and gives one value (P,).
         """
         row, batch, unit = picks
-        root, found = self.tree.root[row, 0, unit], [row] * len(self.below)
-        below = [x[row, batch, unit if x.shape[2] > 1 else 0] for x in self.below]
-        found[self.shape.root] = rule(root + below[self.shape.root])
+        below = [x[row, unit if x.shape[1] > 1 else 0, :, batch] for x in self.below]
+        found = [row] * len(below)
+        found[self.shape.root] = rule(self.tree.root[row, unit] + below[self.shape.root])
         for child, parent, table in self.shape.order:
-            found[child] = rule(self.tree.links[row, 0, unit, table, found[parent]] + below[child])
+            found[child] = rule(self.tree.links[row, unit, table, found[parent]] + below[child])
         return torch.stack(found, 1)
 
-    def _log_root(self) -> Float[Tensor, "F B K V"]:
-        return self.tree.root + self.below[self.shape.root] - finite(self.log_value).unsqueeze(-1)
+    def _log_root(self) -> Float[Tensor, "F K V B"]:
+        terms = self.tree.root.unsqueeze(-1) + self.below[self.shape.root]
+        return terms - finite(self.log_value).unsqueeze(-2)
 
-    def _down(self, leaves: bool) -> tuple[list[Float[Tensor, "F B K V"]], list[Float[Tensor, "F B K V"]]]:
+    def _down(self, leaves: bool) -> tuple[list[Float[Tensor, "F K V B"]], list[Float[Tensor, "F K V B"]]]:
         """The pass down: the log marginals, of leaves if asked for, and those of each table's parent less what the
         child says to it.
         """
@@ -97,15 +93,15 @@ class Given(NamedTuple):
         for child, parent, table in self.shape.order:
             above[table] = found[parent] - finite(self.messages[table])
             if leaves or child in self.shape.parents:
-                found[child] = _log_product(self.tree.links[..., table, :, :].mT, above[table]) + self.below[child]
+                found[child] = _log_product(self.tree.links[:, :, table].mT, above[table]) + self.below[child]
         return found, above
 
 
 def given(
     tree: Tree,
     shape: TreeShape,
-    potentials: Float[Tensor, "F B 1 M V"],
-    maximised: Bool[Tensor, "F B 1 M"] | None = None,
+    potentials: Float[Tensor, "F M V B"],
+    maximised: Bool[Tensor, "F M B"] | None = None,
 ) -> Given:
     """The pass up (Pearl 1988, Sec. 4.2): a variable says to its parent the log of a sum over its values, of its table
     times what lies below it, or the maximum in place of the sum where it is `maximised`.
@@ -113,21 +109,18 @@ def given(
     Where variables that are summed have maximised ones below them the value is an upper bound, since the maximum of a
     sum is at most the sum of maxima.
     """
-    below = list(potentials.unbind(-2))
+    below = list(potentials.unsqueeze(1).unbind(2))
     messages = [below[shape.root]] * len(shape.order)
     for child, parent, table in reversed(shape.order):
-        link = tree.links[..., table, :, :]
-        if maximised is None:
-            messages[table] = _log_product(link, below[child])
-        else:
-            messages[table] = _total(link + below[child].unsqueeze(-2), maximised[..., child, None])
+        link = tree.links[:, :, table]
+        asked = None if maximised is None else maximised[:, None, None, child]
+        messages[table] = _log_product(link, below[child]) if asked is None else _total(link, below[child], asked)
         below[parent] = below[parent] + messages[table]
-    terms = tree.root + below[shape.root]
-    log_value = logsumexp(terms) if maximised is None else _total(terms, maximised[..., shape.root])
-    return Given(tree, shape, log_value, below, messages)
+    root, asked = tree.root.unsqueeze(-2), None if maximised is None else maximised[:, None, None, shape.root]
+    return Given(tree, shape, _total(root, below[shape.root], asked).squeeze(-2), below, messages)
 
 
-def log_potentials(evidence: InputEvidence, size: int, categories: int) -> Float[Tensor, "F B M V"]:
+def log_potentials(evidence: InputEvidence, size: int, categories: int) -> Float[Tensor, "F M V B"]:
     """What the evidence multiplies each value of regions of `size` variables with, as logarithms in float64."""
     values, log_weights = evidence.values, evidence.log_weights
     if log_weights is None:
@@ -140,35 +133,36 @@ def log_potentials(evidence: InputEvidence, size: int, categories: int) -> Float
     is_value = torch.arange(categories, device=values.device) == values.unsqueeze(-1)
     hard = torch.where(is_value, 0.0, -torch.inf).double()
     found = torch.where(evidence.observed.unsqueeze(-1), hard, soft)
-    return found.unflatten(0, (-1, size)).transpose(1, 2)
+    return found.mT.contiguous().unflatten(0, (-1, size))
 
 
-def _log_product(table: Float[Tensor, "F 1 K U V"], log: Float[Tensor, "F B *K V"]) -> Float[Tensor, "F B K U"]:
+def _log_product(table: Float[Tensor, "F K U V"], log: Float[Tensor, "F *K V B"]) -> Float[Tensor, "F K U B"]:
     """`log sum_v exp(table[u, v] + log[v])`: a matrix product, unless terms that count could underflow there."""
-    peak = log.detach().amax(-1, keepdim=True)
-    weights = (log - finite(peak)).exp().transpose(1, 2)  # (F, K, B, V)
-    total = (weights @ table.squeeze(1).exp().mT).transpose(1, 2) + peak.isneginf().to(log)
-    if (total < _LEAST).any():
-        return logsumexp(table + log.unsqueeze(-2))
-    return total.log() + peak
+    peak = log.detach().amax(-2, keepdim=True)
+    total = table.exp() @ (log - finite(peak)).exp() + peak.isneginf().to(log)
+    return _total(table, log, None) if (total < _LEAST).any() else total.log() + peak
+
+
+def _total(
+    table: Float[Tensor, "F K U V"], log: Float[Tensor, "F *K V B"], maximised: Bool[Tensor, "F 1 1 B"] | None
+) -> Float[Tensor, "F K U B"]:
+    """The same with terms written out, and maxima in place of sums where `maximised`."""
+    terms = table.unsqueeze(-2) + log.mT.unsqueeze(-3)
+    sums = logsumexp(terms)
+    return sums if maximised is None else torch.where(maximised, terms.amax(-1), sums)
 
 
 def _pair_counts(
-    share: Float[Tensor, "F B K"],
-    above: Float[Tensor, "F B K U"],
+    share: Float[Tensor, "F K B"],
+    above: Float[Tensor, "F K U B"],
     link: Float[Tensor, "F K U V"],
-    below: Float[Tensor, "F B *K V"],
+    below: Float[Tensor, "F *K V B"],
 ) -> Float[Tensor, "F K U V"]:
     """`sum_b share exp(above[u] + link[u, v] + below[v])`, of which no term is above `share`."""
-    peaks = [finite(x.amax(-1, keepdim=True)) for x in (above, below)]
-    scale = (peaks[0] + peaks[1]).squeeze(-1)
+    peaks = [finite(x.amax(-2, keepdim=True)) for x in (above, below)]
+    scale = peaks[0] + peaks[1]
     if (scale > _LARGEST).any():
-        terms = above.unsqueeze(-1) + link.unsqueeze(1) + below.unsqueeze(-2)
-        return torch.einsum("fbk,fbkuv->fkuv", share, terms.exp())
+        terms = above.unsqueeze(-2) + link.unsqueeze(-1) + below.unsqueeze(-3)
+        return torch.einsum("fkb,fkuvb->fkuv", share, terms.exp())
     first, second = ((x - peak).exp() for x, peak in zip((above, below), peaks, strict=True))
-    weighted = (share * scale.exp()).unsqueeze(-1) * first
-    return link.exp() * (weighted.permute(0, 2, 3, 1) @ second.transpose(1, 2))
-
-
-def _total(terms: Float[Tensor, "*B V"], maximised: Bool[Tensor, "*C"]) -> Float[Tensor, "*B"]:
-    return torch.where(maximised, terms.amax(-1), logsumexp(terms))
+    return link.exp() * ((share.unsqueeze(-2) * scale.exp() * first) @ second.mT)
