@@ -111,8 +111,7 @@ class Circuit(nn.Module):
     @property
     def version(self) -> tuple:
         """Changes whenever a parameter or support mask is changed in place, replaced, moved or loaded."""
-        tensors = [*self.parameters(), *self.buffers()]
-        return tuple((id(t), t._version, t.dtype, t.device) for t in tensors)
+        return tuple((id(t), t._version, t.dtype, t.device) for t in _tensors(self))
 
     @property
     def plan(self) -> Plan:
@@ -364,6 +363,17 @@ class Circuit(nn.Module):
     def extra_repr(self) -> str:
         sizes = f"{self.num_variables} variables, {self.num_units} units a region, {self.num_parameters:,} parameters"
         return f"{sizes}, layer {self.layer}"
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of a module and those in it, as `parameters` and `buffers` find them, but at once: each
+    query asks several times.
+    """
+    for own in (module._parameters, module._buffers):
+        yield from (t for t in own.values() if t is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from _tensors(child)
 
 
 def _families(inputs: InputFamily | Sequence[InputFamily], num_variables: int) -> tuple[InputFamily, ...]:

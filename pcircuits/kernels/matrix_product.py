@@ -44,8 +44,10 @@ def bmm(
     return out
 
 
-def bmm_of(left: Float[Tensor, "F M J"], right: Float[Tensor, "F J N"]) -> Callable[..., Tensor]:
-    """`bmm` into `out` for many arguments like these, with the choice already made; not differentiable."""
+def product_of(left: Float[Tensor, "*F M J"], right: Float[Tensor, "*F J N"]) -> Callable[..., Tensor]:
+    """`mm` or `bmm` into `out` for many arguments like these, with the choice already made; not differentiable."""
+    if left.dim() == 2:
+        return _linear_mm if _gains(left, right) else torch.mm
     return _linear_bmm if len(left) and _gains(left[0], right[0]) else torch.bmm
 
 
@@ -72,10 +74,13 @@ def _linear(left: Tensor, right: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
 
 
+def _linear_mm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    return out.copy_(torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], ""))
+
+
 def _linear_bmm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-    multiply = torch.ops.mkldnn._linear_pointwise
     for a, b, c in zip(left, right, out, strict=True):
-        c.copy_(multiply(a, b.mT, None, "none", [], ""))
+        _linear_mm(a, b, out=c)
     return out
 
 

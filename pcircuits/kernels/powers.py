@@ -18,6 +18,6 @@ def power_below(
     that number.
     """
     integer, mantissa, bias = _LAYOUT[x.dtype]
-    exponent = x.clamp_min(torch.finfo(x.dtype).tiny).view(integer) >> mantissa
-    reciprocal = ((2 * bias - exponent) << mantissa).view(x.dtype)
-    return reciprocal, (exponent - bias).double() * math.log(2.0)
+    exponent = x.clamp_min(torch.finfo(x.dtype).tiny).view(integer).bitwise_right_shift_(mantissa)
+    reciprocal = (2 * bias - exponent).bitwise_left_shift_(mantissa).view(x.dtype)
+    return reciprocal, exponent.double().sub_(bias).mul_(math.log(2.0))

@@ -148,13 +148,16 @@ class Scaled:
             return first
         if kind == "kronecker":
             return self._kronecker(first, rest[0])
-        v, scale, raised = first.v, first.s, torch.zeros((), dtype=torch.float64, device=first.s.device)
+        v, scale, raised = first.v, first.s, None
         for n, child in enumerate(rest, start=1):
             out = self._new(v.shape, v) if n == 1 else self.memory.over(v)
             v, scale = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny), scale + child.s
             if n % _FACTORS == 0 or n == len(rest):
-                v, raised, *_ = self._rescaled(v, raised, mark=False, out=self.memory.over(v))
-        self._mark(raised < math.log(self.limits.least_peak))  # all rescales together raise what was lost
+                v, power = self._divided(v, mark=len(rest) <= _FACTORS, out=self.memory.over(v))
+                raised = power if raised is None else raised + power
+        assert raised is not None
+        if len(rest) > _FACTORS:
+            self._mark(raised < math.log(self.limits.least_peak))  # all rescales together raise what was lost
         return Values(v, scale + raised, peak=1.0)
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
@@ -402,13 +405,18 @@ class Scaled:
             return values
         return self._rescaled(*values[:2], out=self.memory.scratch(name, *values.v.shape, like=values.v))
 
-    def _rescaled(self, raw: Tensor, scale: Tensor, *, mark: bool = True, out: Tensor | None = None) -> Values:
+    def _rescaled(self, raw: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Values:
         """With maximum in [1, 2); what is all zero stays so. A rescale from below `least_peak` is marked."""
+        v, log_power = self._divided(raw, out=out)
+        return Values(v, scale + log_power, peak=1.0)
+
+    def _divided(self, raw: Tensor, *, mark: bool = True, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """By a power of two, and that power's logarithm."""
         peak = raw.detach().amax(-1)
         if mark:
             self._mark(peak < self.limits.least_peak)
         reciprocal, log_power = power_below(peak)
-        return Values(torch.mul(raw, reciprocal.unsqueeze(-1), out=out), scale + log_power, peak=1.0)
+        return torch.mul(raw, reciprocal.unsqueeze(-1), out=out), log_power
 
     def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
         return self.memory.keep(*shape, like=like)

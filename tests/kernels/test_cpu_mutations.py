@@ -81,7 +81,10 @@ MUTATIONS = (
     Mutation(
         "matrix_product.py", "bmm", "zip(left, right, out", "zip(left, right.flip(0), out", "test_batched_products"
     ),
-    Mutation("matrix_product.py", "bmm_of", "return _linear_bmm if", "return torch.mm if", BATCHED),
+    Mutation("matrix_product.py", "product_of", "return _linear_bmm if", "return torch.mm if", BATCHED),
+    Mutation("matrix_product.py", "_linear_mm", "out.copy_(", "torch.clone(", "test_a_product_that_is_chosen"),
+    Mutation("chain/cpu.py", "_by_step", "x.squeeze(1).unbind(0)", "x.squeeze(1).flip(0).unbind(0)", CHAIN),
+    Mutation("chain/cpu.py", "_distinct", "turned[id(w)]", "turned[id(weights[0])]", CHAIN),
     Mutation("matrix_product.py", "_linear_bmm", "zip(left, right, out", "zip(left, right.flip(0), out", BATCHED),
     Mutation("matrix_product.py", "_gains", "rows >= _LEAST_ROWS", "rows >= 0", "test_small_and"),
     Mutation("matrix_product.py", "_gradients", "mm(grads[0], right.mT)", "-mm(grads[0], right.mT)", DERIVED),

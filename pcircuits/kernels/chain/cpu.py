@@ -1,6 +1,6 @@
 """A chain segment on CPUs: few calls a step, all that does not recur outside of the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -8,7 +8,7 @@ from pcircuits.kernels.chain import reference
 from pcircuits.kernels.chain.reference import Chain
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
 from pcircuits.kernels.guarded import LEAST_DENOMINATOR
-from pcircuits.kernels.matrix_product import bmm, bmm_of, mm
+from pcircuits.kernels.matrix_product import bmm, mm, product_of
 from pcircuits.types import Float, Tensor
 
 
@@ -25,14 +25,15 @@ def chain(
 
     `peaks` are the maxima before that; a maximum of zero counts as the least positive number.
     """
-    least, below = torch.finfo(peaks.dtype).tiny, first
-    multiply = bmm_of(first, weights[0].mT)
-    steps = zip(weights, sides.unbind(0), products.unbind(0), sums.unbind(0), peaks.unbind(0), strict=True)
+    least, below = torch.finfo(peaks.dtype).tiny, first.squeeze(0)
+    transposed = _distinct(weights, lambda w: w.squeeze(0).mT)
+    multiply = product_of(below, transposed[0])
+    steps = zip(transposed, *map(_by_step, (sides, products, sums, peaks)), strict=True)
     for w, side, product, total, peak in steps:
         torch.mul(side, below, out=product)
         torch.amax(product, -1, keepdim=True, out=peak)
         product.div_(peak.clamp_min_(least))
-        multiply(product, w.mT, out=total)
+        multiply(product, w, out=total)
         below = total
 
 
@@ -46,13 +47,25 @@ def chain_flows(
     flows: Float[Tensor, "T F B K"],
 ) -> None:
     """Flows of every product, from those of the last sums, into `flows`. `shares` are what the counts are made of."""
-    multiply = bmm_of(last, weights[0])
+    last, each = last.squeeze(0), _distinct(weights, lambda w: w.squeeze(0))
+    multiply = product_of(last, each[0])
     torch.clamp_min(sums, LEAST_DENOMINATOR[sums.dtype], out=shares)
-    steps = zip(weights, products.unbind(0), shares.unbind(0), flows.unbind(0), strict=True)
+    steps = zip(each, *map(_by_step, (products, shares, flows)), strict=True)
     for w, product, share, flow in reversed(list(steps)):
         torch.div(last, share, out=share)
         multiply(share, w, out=flow)
         last = flow.mul_(product)
+
+
+def _by_step(x: Float[Tensor, "T F B K"]) -> Sequence[Tensor]:
+    """Of a single row without its axis: plain products cost less than batched ones."""
+    return x.squeeze(1).unbind(0)
+
+
+def _distinct(weights: Sequence[Tensor], view: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """A view of each, made once of those that occur more often."""
+    turned = {key: view(w) for key, w in {id(w): w for w in weights}.items()}
+    return [turned[id(w)] for w in weights]
 
 
 def tied_counts(
