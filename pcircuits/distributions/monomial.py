@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from pcircuits.distributions.family import Rows, Smoothing
+from pcircuits.distributions.bounded import Bounded
+from pcircuits.distributions.family import Rows
 from pcircuits.distributions.quadrature import Nodes, on_panels
-from pcircuits.distributions.univariate import Univariate
-from pcircuits.errors import ParameterError
 from pcircuits.evidence import InputEvidence
 from pcircuits.types import Float, Tensor
-from pcircuits.workspace import Memory
 
 _BORDERS = (0.0, *(2.0**-n for n in range(40, 0, -1)), *(1 - 2.0**-n for n in range(2, 9)), 1.0)  # of panels
 
@@ -25,7 +23,7 @@ class Powers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Monomial(Univariate):
+class Monomial(Bounded):
     """Values from `low` to `high`. Unit k, of k = 0..K-1, has the density proportional to
     `((x - low) / (high - low))^k`: unit 0 is constant. Each unit's `degree` (G, K) is no learner's to change.
 
@@ -33,23 +31,8 @@ class Monomial(Univariate):
     box. Powers of high degree differ little from each other, so that squares of more than about ten lose digits.
     """
 
-    low: float = 0.0
-    high: float = 1.0
     name = "monomial"
     fixed = frozenset({"degree"})
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ParameterError(f"Monomial needs finite bounds low < high, got {self!r}")
-
-    @classmethod
-    def from_data(cls, x: Tensor) -> "Monomial":
-        low, high = float(x.min()), float(x.max())
-        return cls(low, high if high > low else low + 1.0)
-
-    @property
-    def domain(self) -> tuple[float, float]:
-        return self.low, self.high
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {"degree": torch.arange(float(units)).repeat(groups, 1)}
@@ -106,17 +89,6 @@ class Monomial(Univariate):
         least, largest = torch.where(inside, least, 0.0), torch.where(inside, largest, 1.0)
         below = power * (least / largest).log()
         return torch.where(inside, power * largest.log() + torch.log(-torch.expm1(below)), -torch.inf)
-
-    def statistics(
-        self, prepared: Powers, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
-    ) -> dict[str, Tensor]:
-        reached = flows.new_zeros(prepared.degree.shape).index_add(0, rows, flows.sum(1))
-        return {"counts": reached.unsqueeze(-1)}
-
-    def maximise(
-        self, prepared: Powers, statistics: dict[str, Tensor], smooth: Smoothing, support: Any
-    ) -> dict[str, Tensor]:
-        return {}
 
     @property
     def _log_width(self) -> float:

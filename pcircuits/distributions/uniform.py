@@ -1,17 +1,14 @@
 """Uniform inputs."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from pcircuits.distributions.family import Rows, Smoothing
-from pcircuits.distributions.univariate import Statistic, Univariate
-from pcircuits.errors import ParameterError
-from pcircuits.evidence import InputEvidence
+from pcircuits.distributions.bounded import Bounded
+from pcircuits.distributions.family import Rows
+from pcircuits.distributions.univariate import Statistic
 from pcircuits.types import Bool, Float, Tensor
-from pcircuits.workspace import Memory
 
 
 class Bounds(NamedTuple):
@@ -20,28 +17,13 @@ class Bounds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Uniform(Univariate):
+class Uniform(Bounded):
     """Values from `low` to `high`, equally likely. Each unit has a `lower` and an `upper` bound (G, K) between them, by
     default these; `set_parameters` of its group changes them, no learner does.
     """
 
-    low: float = 0.0
-    high: float = 1.0
     name = "uniform"
     fixed = frozenset({"lower", "upper"})
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ParameterError(f"Uniform needs finite bounds low < high, got {self!r}")
-
-    @classmethod
-    def from_data(cls, x: Tensor) -> "Uniform":
-        low, high = float(x.min()), float(x.max())
-        return cls(low, high if high > low else low + 1.0)
-
-    @property
-    def domain(self) -> tuple[float, float]:
-        return self.low, self.high
 
     def initialise(self, groups: int, units: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {"lower": torch.full((groups, units), self.low), "upper": torch.full((groups, units), self.high)}
@@ -77,17 +59,6 @@ class Uniform(Univariate):
         self, unit: Bounds, low: Tensor, high: Tensor, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
         return super().draw_between(unit, *self._within(unit, low, high), temperature, generator)
-
-    def statistics(
-        self, prepared: Bounds, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
-    ) -> dict[str, Tensor]:
-        reached = flows.new_zeros(prepared.low.shape).index_add(0, rows, flows.sum(1))
-        return {"counts": reached.unsqueeze(-1)}
-
-    def maximise(
-        self, prepared: Bounds, statistics: dict[str, Tensor], smooth: Smoothing, support: Any
-    ) -> dict[str, Tensor]:
-        return {}
 
     def overlap(self, prepared: Bounds, rows: Rows) -> Bool[Tensor, "F K K"]:
         low, high = (end[rows] for end in prepared)
