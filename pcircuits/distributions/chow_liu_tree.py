@@ -10,6 +10,7 @@ from pcircuits.distributions.categorical import Categorical
 from pcircuits.distributions.discrete import Table, require_categories
 from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import LEAST_PROBABILITY, InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.tree_lookup import Lookup
 from pcircuits.distributions.tree_messages import Given, Tree, given, log_potentials
 from pcircuits.distributions.tree_shape import TreeShape
 from pcircuits.errors import ParameterError
@@ -117,9 +118,7 @@ class ChowLiuTree(InputFamily):
     ) -> dict[str, Float[Tensor, "G K S"]]:
         """Counts of the root's values, then of pairs of values of each parent and child, table by table."""
         if evidence.observed.all():
-            sizes = [self.num_categories] + [self.num_categories**2] * (self.num_variables - 1)
-            each = [_counts(flows, *pair) for pair in zip(self._places(evidence), sizes, strict=True)]
-            found = torch.cat(each, -1)
+            found = self._lookup(evidence).counts(flows)
         else:
             parts = self._parts(prepared, rows, evidence)
             found = torch.stack([under.counts(flows[:, part].mT.double()) for part, under in parts]).sum(0)
@@ -225,20 +224,13 @@ class ChowLiuTree(InputFamily):
         self, prepared: Tree, rows: Rows, evidence: InputEvidence, maximise: bool
     ) -> Float[Tensor, "F B K"]:
         if evidence.observed.all():
-            return self._log_complete(prepared, rows, evidence)
+            return self._lookup(evidence).log_value(self._tree(prepared, rows))
         asked = self._maximised(evidence) if maximise else None
         return torch.cat([under.log_value.mT for _, under in self._parts(prepared, rows, evidence, asked)], 1)
 
-    def _log_complete(self, prepared: Tree, rows: Rows, evidence: InputEvidence) -> Float[Tensor, "F B K"]:
-        tables = [prepared.root, *prepared.links.flatten(3).unbind(2)]
-        pairs = zip(tables, self._places(evidence), strict=True)
-        return torch.stack([_entries(table[rows].double(), places) for table, places in pairs]).sum(0)
-
-    def _places(self, evidence: InputEvidence) -> list[Int[Tensor, "F B"]]:
-        """Of complete values, the entry of the root's table and of each other one."""
-        x = evidence.values.long().unflatten(0, (-1, self.num_variables))
-        parents = [(m, p) for m, p in enumerate(self.parents) if p >= 0]
-        return [x[:, self.shape.root], *(x[:, p] * self.num_categories + x[:, m] for m, p in parents)]
+    def _lookup(self, evidence: InputEvidence) -> Lookup:
+        values = evidence.values.long().unflatten(0, (-1, self.num_variables))
+        return Lookup.of(values, self.shape, self.num_categories)
 
     def _parts(
         self,
@@ -272,16 +264,6 @@ class ChowLiuTree(InputFamily):
     def _tables(self, counts: Float[Tensor, "G K S"]) -> tuple[Float[Tensor, "G K V"], Float[Tensor, "G K N V V"]]:
         root, links = counts.tensor_split([self.num_categories], -1)
         return root, links.unflatten(-1, (-1, self.num_categories, self.num_categories))
-
-
-def _entries(tables: Float[Tensor, "F K S"], places: Int[Tensor, "F B"]) -> Float[Tensor, "F B K"]:
-    return tables.gather(-1, places.unsqueeze(1).expand(-1, tables.shape[1], -1)).mT
-
-
-def _counts(flows: Float[Tensor, "F B K"], places: Int[Tensor, "F B"], size: int) -> Float[Tensor, "F K S"]:
-    """Flows added up by place."""
-    found = flows.new_zeros(len(flows), flows.shape[2], size, dtype=torch.float64)
-    return found.scatter_add(-1, places.unsqueeze(1).expand(-1, flows.shape[2], -1), flows.double().mT)
 
 
 def _distributions(weights: Float[Tensor, "... V"]) -> Float[Tensor, "... V"]:
