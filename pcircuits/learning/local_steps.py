@@ -55,6 +55,7 @@ def average(tensors: Sequence[Tensor], weight: float) -> None:
     total = torch.tensor(weight, dtype=torch.float64, device=device)
     distributed.all_reduce(total)
     for tensor in tensors:
-        mean = tensor.to(device, torch.float64) * weight
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        mean = real.to(device, torch.float64) * weight
         distributed.all_reduce(mean := mean.contiguous())
-        tensor.copy_(mean / total)
+        real.copy_(mean / total)
