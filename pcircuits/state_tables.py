@@ -91,7 +91,7 @@ class Lookup:
         if n not in self.read:
             v, s, *_ = self.tables.records[n].values
             return Record(None, Values(v[:0], s[:0]))
-        v, s, *_ = self.tables.normal[n]
+        v, s, peak, _ = self.tables.normal[n]
         places, memory, (rows, states, units) = self.places[n], self.semiring.memory, v.shape
         if self.semiring.samples_last:
             out = memory.keep(rows, units, places.shape[1], like=v)
@@ -100,7 +100,7 @@ class Lookup:
         else:
             out = memory.keep(places.numel(), units, like=v)
             values = torch.index_select(v.flatten(0, 1), 0, _cells(places, states), out=out).unflatten(0, places.shape)
-        return Record(None, Values(values, s.gather(1, places), peak=1.0))
+        return Record(None, Values(values, s.gather(1, places), peak=peak))
 
     def counts(self, flows: Mapping[int, Float[Tensor, "F B K"]]) -> dict[str, Tensor]:
         """Expected counts of every group, of inputs (G, K, V), from the flows of the levels that others read."""

@@ -151,6 +151,22 @@ def test_a_bound_from_the_weights_holds_and_changes_nothing(
     assert all(torch.equal(counts[0][name], counts[1][name]) for name in counts[0])
 
 
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize("layer", ["cp", "cp-t", "tucker"])
+@torch.no_grad()
+def test_values_above_one_do_not_grow_from_level_to_level(layer: str, units: int) -> None:
+    circuit = pc.Circuit(pc.structures.binary_tree(256), pc.Categorical(3), num_units=units, layer=layer, seed=0)
+    for name, parameter in circuit.named_parameters():
+        if "input" in name:  # looked up as 1, 512 and 500, rescaled as a whole
+            parameter.copy_(torch.tensor([0.001, 0.499, 0.5]).log().expand(parameter.shape))
+    for value, probability in ((2, 0.5), (0, 0.001)):
+        x = torch.full((300, 256), value)
+        found = circuit.log_prob(x)
+        assert torch.allclose(found, torch.full_like(found, 256 * torch.tensor(probability).log().item()), rtol=1e-5)
+        evaluation = circuit.condition(pc.Evidence(x))._evaluation
+        assert max(float(r.values.v.max()) for r in evaluation.fast.records) < 2.0**44
+
+
 def test_marginals_of_a_long_chain_add_up_to_one() -> None:
     hmm = pc.HMM(4, 4, 1_500, seed=0).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)

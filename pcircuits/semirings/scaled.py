@@ -48,7 +48,7 @@ class _Limits(NamedTuple):
 _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
-_NOT_SMALL = 1e-10  # largest values of products that need no rescale
+_FAR = 2.0**10  # from one: largest values that are nearer are left as they are
 _FACTORS = 4  # products of so many children are rescaled once
 
 
@@ -148,17 +148,17 @@ class Scaled:
             return first
         if kind == "kronecker":
             return self._kronecker(first, rest[0])
-        v, scale, raised = first.v, first.s, None
+        v, scale, raised, peak = first.v, first.s, None, 1.0
         for n, child in enumerate(rest, start=1):
             out = self._new(v.shape, v) if n == 1 else self.memory.over(v)
             v, scale = self._at_least(torch.mul(v, child.v, out=out), self.limits.tiny), scale + child.s
             if n % _FACTORS == 0 or n == len(rest):
-                v, power = self._divided(v, mark=len(rest) <= _FACTORS, out=self.memory.over(v))
-                raised = power if raised is None else raised + power
-        assert raised is not None
-        if len(rest) > _FACTORS:
+                v, power, peak = self._divided(v, mark=len(rest) <= _FACTORS, out=self.memory.over(v))
+                if power is not None:
+                    raised = power if raised is None else raised + power
+        if len(rest) > _FACTORS and raised is not None:
             self._mark(raised < math.log(self.limits.least_peak))  # all rescales together raise what was lost
-        return Values(v, scale + raised, peak=1.0)
+        return Values(v, scale if raised is None else scale + raised, peak=peak)
 
     def dense_sum(self, weights: SumWeights, product: Values) -> Values:
         gates = weights.gates
@@ -241,7 +241,7 @@ class Scaled:
 
     def _sums(self, weights: SumWeights, peak: float, raw: Tensor, scale: Tensor) -> Values:
         least = self._least(weights, peak, raw)
-        return Values(raw if least else self._checked(raw), scale, peak=least, least=least)
+        return Values(raw if least else self._checked(raw), scale, least=least)
 
     def _share(self, flows: Tensor, raw: Values) -> Tensor:
         if raw.least and self._clean:
@@ -395,8 +395,7 @@ class Scaled:
 
     def _factors(self, left: Values, right: Values) -> tuple[Values, Values, float]:
         """Of a Kronecker product, rescaled if need be; and a lower bound of its largest value."""
-        if left.peak * right.peak < _NOT_SMALL:
-            left, right = self._normal(left, "left"), self._normal(right, "right")
+        left, right = self._normal(left, "left"), self._normal(right, "right")
         return left, right, min(1.0, left.peak * right.peak)
 
     def _normal(self, values: Values, name: str) -> Values:
@@ -406,17 +405,27 @@ class Scaled:
         return self._rescaled(*values[:2], out=self.memory.scratch(name, *values.v.shape, like=values.v))
 
     def _rescaled(self, raw: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Values:
-        """With maximum in [1, 2); what is all zero stays so. A rescale from below `least_peak` is marked."""
-        v, log_power = self._divided(raw, out=out)
-        return Values(v, scale + log_power, peak=1.0)
+        """With maximum in [1, 2), or as it is where all are near one; what is all zero stays so. A rescale from below
+        `least_peak` is marked.
+        """
+        v, log_power, peak = self._divided(raw, out=out)
+        return Values(v, scale if log_power is None else scale + log_power, peak=peak)
 
-    def _divided(self, raw: Tensor, *, mark: bool = True, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """By a power of two, and that power's logarithm."""
+    def _divided(
+        self, raw: Tensor, *, mark: bool = True, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, float]:
+        """By powers of two, and those powers' logarithm, None where all maxima are near one already; and the least of
+        the maxima.
+        """
         peak = raw.detach().amax(-1)
+        if out is not None and not self.upper and peak.numel():
+            least, largest = map(float, peak.aminmax())
+            if least * _FAR >= 1 and largest <= _FAR:
+                return raw, None, least
         if mark:
             self._mark(peak < self.limits.least_peak)
         reciprocal, log_power = power_below(peak)
-        return torch.mul(raw, reciprocal.unsqueeze(-1), out=out), log_power
+        return torch.mul(raw, reciprocal.unsqueeze(-1), out=out), log_power, 1.0
 
     def _new(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
         return self.memory.keep(*shape, like=like)
