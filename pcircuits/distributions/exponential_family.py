@@ -43,9 +43,9 @@ class ExponentialFamily(Univariate):
         exact: bool,
         memory: Memory,
     ) -> dict[str, Float[Tensor, "G K S"]]:
-        unit = type(prepared)(*(t[rows].unsqueeze(1).to(flows.dtype) for t in prepared))
+        unit, flows = type(prepared)(*(t[rows].unsqueeze(1).double() for t in prepared)), flows.double()
         found = self.expectations(prepared, rows, evidence, self.statistic, self.mean_statistic(unit))
-        sums = (flows.unsqueeze(-1) * found).sum(1)
+        sums = torch.einsum("fbk,fbks->fks", flows, found) if found.shape[2] > 1 else flows.mT @ found.squeeze(2)
         per_row = torch.cat([flows.sum(1).unsqueeze(-1), sums], -1)
         return {"counts": flows.new_zeros(*prepared[0].shape, per_row.shape[-1]).index_add(0, rows, per_row)}
 

@@ -259,3 +259,14 @@ def test_all_reduce_sums_over_processes(monkeypatch: pytest.MonkeyPatch) -> None
     assert both.weight == 2 * statistics.weight
     assert float(both.log_likelihood) == pytest.approx(2 * float(statistics.log_likelihood))
     assert torch.allclose(both.counts["emission"]["counts"], 2 * statistics.counts["emission"]["counts"])
+
+
+@torch.no_grad()
+def test_em_in_single_precision_learns_a_small_spread_far_from_zero() -> None:
+    x = (1000 + 0.1 * torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))).float()
+    circuit = pc.Circuit(pc.structures.factorized(1), pc.Gaussian(loc=1000.0, scale=1.0), num_units=1, seed=0)
+    for _ in range(3):
+        circuit.maximise(circuit.statistics(x))
+    normal = circuit.prepared()["input_0"]
+    assert normal.mean.item() == pytest.approx(x.double().mean().item(), rel=1e-6)
+    assert normal.std.item() == pytest.approx(x.double().std(correction=0).item(), rel=1e-2)
