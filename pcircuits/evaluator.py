@@ -146,6 +146,9 @@ def upward(
     segments: dict[int, Segment | FusedSegment] = {}
     chains = {chain.start: chain for chain in plan.chains if not evidence.has_gates}
     while len(records) < len(plan.levels):
+        if lookup is not None and len(records) in lookup:
+            records.append(lookup.record(len(records)))
+            continue
         chain = chains.get(len(records))
         if chain is not None and isinstance(semiring, Scaled) and semiring.takes_chains:
             segment = _upward_chain(chain, plan, prepared, semiring, records)
@@ -153,9 +156,6 @@ def upward(
                 segments[chain.stop - 1] = segment
             if len(records) == chain.stop:
                 continue
-        if lookup is not None and len(records) in lookup:
-            records.append(lookup.record(len(records)))
-            continue
         records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
         while ahead and ahead[0].levels.stop <= len(records):
             _forget(ahead.pop(0), records, semiring.memory)

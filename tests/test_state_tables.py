@@ -72,6 +72,22 @@ def test_tables_are_used_where_samples_outnumber_states_and_evidence_is_complete
         assert evaluate(circuit.plan, circuit.prepared(), latent, circuit.dtype, summed=True).fast.lookup is None
 
 
+@torch.no_grad()
+def test_a_chain_whose_steps_are_all_tabled_is_no_segment() -> None:
+    graph = pc.structures.chain(3)
+    circuit = pc.Circuit(graph, pc.Categorical(3), num_units=2, layer="cp-t", seed=0)
+    assert circuit.plan.chains
+    x = data(circuit, 60)
+    lookup = lookup_of(circuit, x)
+    assert lookup is not None and circuit.plan.chains[0].start in lookup
+    exact = upward(circuit.plan, circuit.prepared(), pc.Evidence(x), Log()).log_evidence
+    torch.testing.assert_close(circuit.log_prob(x), exact, atol=1e-5, rtol=1e-5)
+    ones = torch.ones(len(x), dtype=torch.float64)
+    torch.testing.assert_close(
+        circuit.statistics(x).counts, counts_by_sample(circuit, x, ones), **tolerance(circuit.dtype)
+    )
+
+
 def test_a_region_that_is_read_by_state_and_by_sample_is_not_tabled_twice() -> None:
     circuit = testing.example_circuit("quad_graph", "cp", "categorical", seed=0)
     plan = circuit.plan
