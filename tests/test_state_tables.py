@@ -74,8 +74,7 @@ def test_tables_are_used_where_samples_outnumber_states_and_evidence_is_complete
 
 @torch.no_grad()
 def test_a_chain_whose_steps_are_all_tabled_is_no_segment() -> None:
-    graph = pc.structures.chain(3)
-    circuit = pc.Circuit(graph, pc.Categorical(3), num_units=2, layer="cp-t", seed=0)
+    circuit = pc.Circuit(pc.structures.chain(3), pc.Categorical(3), num_units=1, layer="cp-t", seed=0)
     assert circuit.plan.chains
     x = data(circuit, 60)
     lookup = lookup_of(circuit, x)
