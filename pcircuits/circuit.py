@@ -43,7 +43,7 @@ class Circuit(nn.Module):
     _is_normalised = True  # weights and inputs are probabilities
     _cache: tuple[tuple, Prepared] | None = None
     _marginals: tuple[tuple, Tensor] | None = None
-    _without_evidence: tuple[tuple, Posterior] | None = None
+    _without_evidence: tuple[tuple, Evidence, Evaluation] | None = None
     _shared = False  # whether users may hold tensors of the cache
     _determinism: tuple[tuple, bool | None] | None = None
 
@@ -138,6 +138,7 @@ class Circuit(nn.Module):
             return self._prepare()
         version = self.version
         if self._cache is None or self._cache[0] != version:
+            self._cache = self._without_evidence = None  # which are freed before there are new ones
             with torch.no_grad():
                 self._cache = (version, self._prepare())
         return self._cache[1]
@@ -276,18 +277,20 @@ class Circuit(nn.Module):
                 (name, group.maximise(statistics.counts[name], smooth, old.get(name)))
                 for name, group in self.named_groups()
             )
-        self._cache, self._shared = (self.version, new), False
+        self._cache, self._without_evidence, self._shared = (self.version, new), None, False
 
     def _prepare(self) -> Prepared:
         return Prepared((name, group.prepare()) for name, group in self.named_groups())
 
     def _prior(self) -> Posterior:
-        """The posterior of no evidence, kept like `prepared`."""
-        if self._differentiates():
-            return self.condition(self._nothing())
-        if self._without_evidence is None or self._without_evidence[0] != self.version:
-            self._without_evidence = (self.version, self.condition(self._nothing()))
-        return self._without_evidence[1]
+        """The posterior of no evidence, whose evaluation is kept like `prepared`."""
+        kept = self._without_evidence
+        if kept is not None and kept[0] == self.version and not self._differentiates():
+            return Posterior(self, *kept[1:])
+        posterior = self.condition(self._nothing())
+        if type(posterior) is Posterior and posterior._evaluated is not None and not self._differentiates():
+            self._without_evidence = (self.version, posterior.evidence, posterior._evaluated)
+        return posterior
 
     def _nothing(self) -> Evidence:
         return Evidence.nothing(1, self.num_variables, self.device)

@@ -15,7 +15,7 @@ from pcircuits.evidence import Evidence
 from pcircuits.joint_states import Tabled, tabled
 from pcircuits.layout import samples_last
 from pcircuits.levels import Record, add_counts, gather, level_weights, split
-from pcircuits.plan import InnerLevel, InputLevel, JointStates, Plan
+from pcircuits.plan import InnerLevel, InputLevel, JointStates, Level, Plan
 from pcircuits.semirings import Scaled, Values
 from pcircuits.types import Bool, Float, Int, Shaped, Tensor
 
@@ -44,19 +44,17 @@ class StateTables:
     """Values of some levels of a plan at all joint states of their variables, worked out once for its parameters."""
 
     def __init__(self, plan: Plan, prepared: Mapping[str, Any], levels: Tabled, dtype: torch.dtype) -> None:
-        self.plan, self.prepared = plan, prepared
         self.levels, self.read = levels
         semiring = _ByState(dtype)
         self.records: dict[int, Record] = {}
         for n in self.levels:
-            self.records[n] = self._evaluated(n, semiring)
+            self.records[n] = self._evaluated(plan.levels[n], prepared, semiring)
         self.normal = {n: semiring.normal(self.records[n].values) for n in self.read}
         self.exact = semiring.suspect is None or not bool(semiring.suspect.any())
 
-    def _evaluated(self, n: int, semiring: _ByState) -> Record:
-        level = self.plan.levels[n]
+    def _evaluated(self, level: Level, prepared: Mapping[str, Any], semiring: _ByState) -> Record:
         if isinstance(level, InputLevel):
-            table = self.prepared[level.group].linear[level.rows]
+            table = prepared[level.group].linear[level.rows]
             return Record(None, semiring.normal(Values(table, table.new_zeros(table.shape[:2]).double())))
         assert isinstance(level, InnerLevel)
         children = [gather(g, self.records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
@@ -64,14 +62,21 @@ class StateTables:
         product = semiring.product(level.product, [_at_all(c, a, counts) for a, c in enumerate(children)])
         if level.weights is None:
             return Record(product, product)
-        return Record(product, semiring.dense_sum(level_weights(level, self.prepared), product))
+        return Record(product, semiring.dense_sum(level_weights(level, prepared), product))
 
 
 class Lookup:
     """Tables and each sample's states in them; `semiring` is that of the levels above. Made by `look_up`."""
 
-    def __init__(self, tables: StateTables, x: Shaped[Tensor, "B D"], semiring: Scaled) -> None:
-        self.tables, self.plan, self.semiring, self.read = tables, tables.plan, semiring, tables.read
+    def __init__(
+        self,
+        tables: StateTables,
+        plan: Plan,
+        prepared: Mapping[str, Any],
+        x: Shaped[Tensor, "B D"],
+        semiring: Scaled,
+    ) -> None:
+        self.tables, self.read, self.plan, self.prepared, self.semiring = tables, tables.read, plan, prepared, semiring
         of_variable = x.T.contiguous().int()
         self.places = {n: self._places(n, of_variable) for n in self.read}
 
@@ -110,18 +115,18 @@ class Lookup:
         for n in reversed(self.tables.levels):
             level, given = self.plan.levels[n], waiting.pop(n)
             if isinstance(level, InputLevel):
-                table = self.tables.prepared[level.group].linear
+                table = self.prepared[level.group].linear
                 empty = table.new_zeros(table.shape) if level.group not in inputs else inputs[level.group]
                 inputs[level.group] = empty.index_add_(0, level.rows, given)
                 continue
             assert isinstance(level, InnerLevel)
             if level.weights is not None:
-                record, prepared = self.tables.records[n], self.tables.prepared
-                product, weights = record.product, level_weights(level, prepared)
+                record, weights = self.tables.records[n], level_weights(level, self.prepared)
+                product = record.product
                 assert product is not None
                 given, found = self.semiring.sum_flows(weights, product, record.values, given, True)
                 assert found is not None
-                add_counts(sums, level, found, prepared)
+                add_counts(sums, level, found, self.prepared)
             self._give(level, given, waiting)
         return sums | {group: found.mT for group, found in inputs.items()}
 
@@ -171,7 +176,7 @@ def look_up(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, above: 
     tables = kept.get(levels)
     if tables is None:
         tables = kept[levels] = StateTables(plan, prepared, levels, above.dtype)
-    return Lookup(tables, evidence.values, above) if tables.exact else None
+    return Lookup(tables, plan, prepared, evidence.values, above) if tables.exact else None
 
 
 def _at_all(child: Values, position: int, counts: Sequence[int]) -> Values:

@@ -1,5 +1,8 @@
 """Levels of few joint states, worked out once a state."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -120,6 +123,26 @@ def test_tables_follow_the_parameters() -> None:
     assert after.sum() > before.sum()
     exact = upward(circuit.plan, circuit.prepared(), pc.Evidence(x), Log()).log_evidence
     torch.testing.assert_close(after, exact, **tolerance(circuit.dtype))
+
+
+@torch.no_grad()
+def test_what_is_kept_is_freed_with_its_circuit() -> None:
+    """Without a search for garbage: nothing that is kept refers to who keeps it."""
+    circuit = rat()
+    x = data(circuit, 64)
+    circuit.log_prob(x)
+    circuit.sample(3)
+    before = weakref.ref(circuit.prepared()["sum_1"].linear)
+    gc.disable()
+    try:
+        circuit.group("sum_1").log_weights.mul_(1.5)
+        circuit.log_prob(x)
+        assert before() is None
+        gone = weakref.ref(circuit)
+        del circuit
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @torch.no_grad()
