@@ -104,7 +104,7 @@ def evaluate(
     if dtype == torch.float64 and all(level.num_units == 1 for level in plan.levels):
         return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
     scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence, dtype), memory=memory)
-    lookup = look_up(plan, prepared, evidence, scaled) if summed and not recompute else None
+    lookup = look_up(plan, prepared, evidence, scaled) if summed else None
     fast = upward(plan, prepared, evidence, scaled, recompute=recompute, lookup=lookup)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
@@ -146,17 +146,18 @@ def upward(
     segments: dict[int, Segment | FusedSegment] = {}
     chains = {chain.start: chain for chain in plan.chains if not evidence.has_gates}
     while len(records) < len(plan.levels):
-        if lookup is not None and len(records) in lookup:
-            records.append(lookup.record(len(records)))
-            continue
-        chain = chains.get(len(records))
+        tabled = lookup is not None and len(records) in lookup
+        chain = None if tabled else chains.get(len(records))
         if chain is not None and isinstance(semiring, Scaled) and semiring.takes_chains:
             segment = _upward_chain(chain, plan, prepared, semiring, records)
             if segment is not None:
                 segments[chain.stop - 1] = segment
             if len(records) == chain.stop:
                 continue
-        records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
+        if lookup is not None and tabled:
+            records.append(lookup.record(len(records)))
+        else:
+            records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
         while ahead and ahead[0].levels.stop <= len(records):
             _forget(ahead.pop(0), records, semiring.memory)
     return Pass(plan, prepared, semiring, evidence, records, segments, stretches, lookup)
@@ -175,9 +176,12 @@ def _drop(n: int, records: list[Record], memory: Memory) -> None:
 
 
 def _remember(stretch: Stretch, upward_pass: Pass) -> None:
-    plan, prepared, semiring, evidence, records, *_ = upward_pass
+    plan, prepared, semiring, evidence, records, *_, lookup = upward_pass
     for n in stretch.forgotten:
-        records[n] = _upward_level(plan.levels[n], prepared, evidence, semiring, records)
+        if lookup is not None and n in lookup:
+            records[n] = lookup.record(n)
+        else:
+            records[n] = _upward_level(plan.levels[n], prepared, evidence, semiring, records)
 
 
 def _upward_chain(
@@ -297,6 +301,7 @@ def downward(
             inputs[n] = flows
             continue
         parents.give(n, _distributed(upward_pass, n, flows, counts if count else None))
+        parents.done_with(n)
     if here is not None:
         _forget(here, upward_pass.records, semiring.memory)
     return inputs, counts
@@ -402,6 +407,7 @@ class _Parents:
         self.plan, self.memory = plan, memory
         self.given: dict[int, Sequence[Tensor]] = {}
         self.passed_on: set[int] = set()  # memory of what is given as it is
+        self.own: dict[int, Tensor] = {}  # of that what no other level is given
         self.readers = Counter(n for incoming in plan.incoming for n in {source.level for source in incoming.sources})
 
     def give(self, n: int, flows: Sequence[Tensor]) -> None:
@@ -414,6 +420,8 @@ class _Parents:
         joined = pieces[0]
         if len(pieces) == 1 and incoming.index is None and incoming.target is None:
             self.passed_on.add(_start(joined))
+            if len({_start(piece) for piece in self.given[incoming.sources[0].level]}) > 1:
+                self.own[n] = joined
         shape = joined.shape[1:]
         if len(pieces) > 1:
             rows = sum(len(piece) for piece in pieces)
@@ -431,6 +439,11 @@ class _Parents:
             joined = self._add_up(joined, incoming.target, level.num_rows)
         self._forget(incoming)
         return joined
+
+    def done_with(self, n: int) -> None:
+        """The level's flows are read no more, unless they are those of its children."""
+        if (own := self.own.pop(n, None)) is not None and _has_sum(self.plan.levels[n]):
+            self.memory.release(own)
 
     def _add_up(self, flows: Tensor, target: Tensor, num_rows: int) -> Tensor:
         out = self.memory.keep(num_rows, *flows.shape[1:], like=flows)

@@ -28,19 +28,27 @@ def test_counts_are_the_same_to_the_bit(structure: str, layer: str, weights: str
         same(circuit.statistics(evidence, workspace=workspace, recompute=True), expected)
 
 
-def deep(num_variables: int = 256) -> tuple[pc.Circuit, torch.Tensor]:
-    circuit = pc.Circuit(pc.structures.chain(num_variables), pc.Categorical(3), num_units=8, layer="tucker", seed=0)
+def deep(num_variables: int = 256, layer: str = "tucker") -> tuple[pc.Circuit, torch.Tensor]:
+    circuit = pc.Circuit(pc.structures.chain(num_variables), pc.Categorical(3), num_units=8, layer=layer, seed=0)
     x = torch.randint(3, (64, num_variables), generator=torch.Generator().manual_seed(0))
     return circuit, x
 
 
-def test_a_deep_circuit_takes_a_fraction_of_the_memory() -> None:
-    circuit, x = deep()
+def test_a_deep_circuit_takes_less_memory() -> None:
+    circuit, x = deep(layer="cp")
     whole, some = pc.Workspace(), pc.Workspace()
     expected = circuit.statistics(x, workspace=whole)
     same(circuit.statistics(x, workspace=some, recompute=True), expected)
     counts = sum(counts.nbytes for parts in expected.counts.values() for counts in parts.values())
-    assert some.size - counts < (whole.size - counts) / 2
+    assert some.size - counts < 0.9 * (whole.size - counts)
+
+
+def test_kronecker_products_are_never_kept() -> None:
+    circuit, x = deep()
+    workspace = pc.Workspace()
+    circuit.statistics(x, workspace=workspace)
+    products = 4 * len(x) * sum(level.num_rows * 64 for level in circuit.plan.levels[1:])
+    assert workspace.size < products
 
 
 def test_stretches_cover_the_levels_and_forget_what_no_later_one_reads() -> None:
