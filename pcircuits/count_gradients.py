@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pcircuits.evaluator import Evaluation, evaluate
+from pcircuits.evaluator import Evaluation
 from pcircuits.evidence import Evidence
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
 from pcircuits.statistics import collect
@@ -28,10 +28,10 @@ def log_evidence(circuit: "Circuit", evidence: Evidence, memory: Memory) -> Floa
     derivatives are those of the evaluation itself.
     """
     names, parameters = zip(*circuit.named_parameters(), strict=True)
-    plan, waiting = circuit.plan, list[Evaluation]()
+    waiting = list[Evaluation]()
 
     def evaluated() -> Evaluation:
-        return evaluate(plan, circuit.prepared(), evidence, circuit.dtype, memory, summed=True)
+        return circuit._evaluate(evidence, memory, summed=True)
 
     def run(*_: Tensor) -> Tensors:
         waiting.append(evaluated())
@@ -40,7 +40,7 @@ def log_evidence(circuit: "Circuit", evidence: Evidence, memory: Memory) -> Floa
     def gradients(_arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         evaluation = waiting.pop() if waiting else evaluated()
         flows = torch.where(found[0].isneginf(), 0.0, grads[0])
-        counts = collect(plan, evaluation, flows, torch.zeros_like(flows)).counts
+        counts = collect(circuit.plan, evaluation, flows, torch.zeros_like(flows)).counts
         each = {
             f"groups.{name}.{parameter}": gradient
             for name, group in circuit.named_groups()
@@ -63,5 +63,4 @@ class _Evaluation(nn.Module):
         self.circuit = circuit
 
     def forward(self, evidence: Evidence) -> Float[Tensor, " B"]:
-        circuit = self.circuit
-        return evaluate(circuit.plan, circuit.prepared(), evidence, circuit.dtype, Memory()).log_evidence
+        return self.circuit._evaluate(evidence, Memory()).log_evidence

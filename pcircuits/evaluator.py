@@ -229,19 +229,37 @@ def _upward_level(
         and semiring.fuses(records[0].values.v)
     ):
         return _fused_level(level, prepared, evidence, semiring, records)
-    if isinstance(level, InnerLevel) and level.weights is not None:
-        found = _sum_without_product(level, level_weights(level, prepared, evidence), semiring, records)
+    return _inner_level(level, prepared, evidence, semiring, records)
+
+
+def _inner_level(
+    level: InnerLevel | MixingLevel,
+    prepared: Mapping[str, Any],
+    evidence: Evidence,
+    semiring: Semiring,
+    records: Sequence[Record],
+) -> Record:
+    """Children, product and sum; a product that can be made a part at a time is not kept."""
+    weights = None if level.weights is None else level_weights(level, prepared, evidence)
+    if isinstance(level, InnerLevel) and weights is not None and isinstance(semiring, Scaled):
+        of_one = rows_of_one(level, records)
+        found = None if of_one is None else semiring.sum_of_rows(weights, *of_one)
         if found is not None:
             return Record(None, found)
     children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
+        assert weights is not None
         terms = semiring.mixing_terms(children)
-        return Record(terms, semiring.mix(level_weights(level, prepared), terms))
+        return Record(terms, semiring.mix(weights, terms))
+    if weights is not None and level.product == "kronecker" and isinstance(semiring, Scaled):
+        left, right = children
+        found = semiring.kronecker_sum(weights, left, right)
+        if found is not None:
+            return Record(None, found)
     product = semiring.product(level.product, children)
-    if level.weights is None:
+    if weights is None:
         return Record(product, product)
-    values = semiring.dense_sum(level_weights(level, prepared, evidence), product)
-    return Record(product if len(children) > 1 else None, values)
+    return Record(product if len(children) > 1 else None, semiring.dense_sum(weights, product))
 
 
 def _fused_level(
@@ -333,35 +351,19 @@ def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Ten
     return pieces
 
 
-def _sum_without_product(
-    level: InnerLevel, weights: SumWeights, semiring: Semiring, records: Sequence[Record]
-) -> Values | None:
-    """The sums of a level whose product need not be kept, if it can be made a part at a time."""
-    if not isinstance(semiring, Scaled):
-        return None
-    if level.product == "kronecker":
-        return semiring.kronecker_sum(weights, *_factors(level, semiring, records))
-    of_one = rows_of_one(level, records)
-    return None if of_one is None else semiring.sum_of_rows(weights, *of_one)
-
-
 def _flows_without_product(
     upward_pass: Pass, n: int, weights: SumWeights, flows: Tensor, *, count: bool
 ) -> tuple[Sequence[Tensor], Tensor | None] | None:
-    """Flows and counts of what `_sum_without_product` summed."""
+    """Flows of the children and counts of a level that kept no product, if that can be made a part at a time."""
     level, record, semiring = upward_pass.plan.levels[n], upward_pass.records[n], upward_pass.semiring
     if not isinstance(level, InnerLevel) or not isinstance(semiring, Scaled) or record.product is not None:
         return None
     if level.product == "kronecker":
-        factors = _factors(level, semiring, upward_pass.records)
-        return semiring.kronecker_sum_flows(weights, *factors, record.values, flows, count)
+        records, memory = upward_pass.records, semiring.memory
+        left, right = (gather(g, records, memory, f"child{a}") for a, g in enumerate(level.children))
+        return semiring.kronecker_sum_flows(weights, left, right, record.values, flows, count)
     of_one = rows_of_one(level, upward_pass.records)
     return None if of_one is None else semiring.sum_of_rows_flows(weights, *of_one, record.values, flows, count)
-
-
-def _factors(level: InnerLevel, semiring: Semiring, records: Sequence[Record]) -> tuple[Values, Values]:
-    left, right = (gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children))
-    return left, right
 
 
 def _downward_chain(

@@ -33,3 +33,30 @@ def add_rows(out: Tensor, index: Int[Tensor, " F"], x: Tensor) -> Tensor:
         return out.index_add_(0, index, x)
     out.mT.index_add_(0, index, x.mT)  # an order of magnitude faster than over axes that are out of order
     return out
+
+
+def kronecker(
+    left: Float[Tensor, "F B K"], right: Float[Tensor, "F B L"], *, out: Float[Tensor, "F B J"] | None = None
+) -> Float[Tensor, "F B J"]:
+    """All products of a left and a right unit, the right ones counting fastest, which lie in memory as those two do; so
+    must `out`.
+    """
+    units = left.shape[-1]
+    if samples_last(left):
+        grid = None if out is None else out.mT.unflatten(1, (units, -1))
+        return torch.mul(left.mT.unsqueeze(2), right.mT.unsqueeze(1), out=grid).flatten(1, 2).mT
+    grid = None if out is None else out.unflatten(-1, (units, -1))
+    return torch.mul(left.unsqueeze(-1), right.unsqueeze(-2), out=grid).flatten(-2)
+
+
+def split_kronecker(
+    flows: Float[Tensor, "F B J"], left_units: int, *, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Float[Tensor, "F B K"], Float[Tensor, "F B L"]]:
+    """Of what belongs to such products, each left unit's and each right unit's sum; in `out`, which lie alike."""
+    if samples_last(flows):
+        left, right = (None, None) if out is None else (x.mT for x in out)
+        grid = flows.mT.unflatten(1, (left_units, -1))
+        return torch.sum(grid, 2, out=left).mT, torch.sum(grid, 1, out=right).mT
+    left, right = (None, None) if out is None else out
+    grid = flows.unflatten(-1, (left_units, -1))
+    return torch.sum(grid, -1, out=left), torch.sum(grid, -2, out=right)

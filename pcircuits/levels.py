@@ -7,7 +7,7 @@ import torch
 
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import SumProduct
-from pcircuits.layout import samples_last, take_rows
+from pcircuits.layout import split_kronecker, take_rows
 from pcircuits.plan import Gather, Index, InnerLevel, MixingLevel, Plan, Table
 from pcircuits.semirings import Gates, Semiring, SumWeights, Values
 from pcircuits.types import Tensor
@@ -103,12 +103,7 @@ def split(level: InnerLevel | MixingLevel, flows: Tensor, plan: Plan) -> Sequenc
     if isinstance(level, MixingLevel):
         return flows.unbind(0)
     if level.product == "kronecker":
-        left, right = (plan.levels[g.parts[0].level].num_units for g in level.children)
-        if samples_last(flows):
-            grid = flows.mT.unflatten(1, (left, right))
-            return grid.sum(2).mT, grid.sum(1).mT
-        grid = flows.unflatten(-1, (left, right))
-        return grid.sum(-1), grid.sum(-2)
+        return split_kronecker(flows, plan.levels[level.children[0].parts[0].level].num_units)
     return [flows]
 
 

@@ -7,7 +7,7 @@ import torch
 from pcircuits import queries
 from pcircuits.count_gradients import log_evidence
 from pcircuits.errors import EvidenceError, ShapeError, StaleError, StructureError
-from pcircuits.evaluator import Evaluation, evaluate
+from pcircuits.evaluator import Evaluation
 from pcircuits.evidence import Evidence, describe, rows_of
 from pcircuits.kernels import finite
 from pcircuits.queries import MPE, Estimate, Moments
@@ -40,12 +40,11 @@ class Posterior:
         """Log probability of the evidence (log Z), natural log, float64; `-inf` where it is impossible."""
         self._require_fresh()
         if self._log_evidence is None and self._evaluated is None and self._memory is not None:
-            circuit, evidence, memory = self.circuit, self.evidence, self._memory
-            with torch.set_grad_enabled(self._differentiates), torch.autocast(circuit.device.type, enabled=False):
+            with torch.set_grad_enabled(self._differentiates):
                 if self._differentiates:
-                    self._log_evidence = log_evidence(circuit, evidence, memory)
+                    self._log_evidence = log_evidence(self.circuit, self.evidence, self._memory)
                 else:
-                    found = evaluate(circuit.plan, circuit.prepared(), evidence, circuit.dtype, memory, summed=True)
+                    found = self.circuit._evaluate(self.evidence, self._memory, summed=True)
                     self._log_evidence = found.log_evidence
         return self._evaluated_log_evidence()
 
@@ -57,9 +56,9 @@ class Posterior:
     @property
     def _evaluation(self) -> Evaluation:
         if self._evaluated is None:
-            circuit, memory = self.circuit, Memory() if self._differentiates else self._memory
-            with torch.set_grad_enabled(self._differentiates), torch.autocast(circuit.device.type, enabled=False):
-                self._evaluated = evaluate(circuit.plan, circuit.prepared(), self.evidence, circuit.dtype, memory)
+            memory = Memory() if self._differentiates or self._memory is None else self._memory
+            with torch.set_grad_enabled(self._differentiates):
+                self._evaluated = self.circuit._evaluate(self.evidence, memory)
         return self._evaluated
 
     def log_prob(

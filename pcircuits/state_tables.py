@@ -165,12 +165,13 @@ def look_up(plan: Plan, prepared: Mapping[str, Any], evidence: Evidence, above: 
     """For a pass in the semiring `above`; None where tables would not pay, evidence is not complete, or a value in them
     may have underflowed. They are kept with the parameters, if those are `Prepared`.
     """
+    if not evidence.is_complete or evidence.latent is not None or evidence.has_gates:
+        return None
     levels = tabled(plan, evidence.batch_size // _GAIN)
     if all(isinstance(plan.levels[n], InputLevel) for n in levels.levels):
         return None
-    known = evidence.is_complete and evidence.latent is None and not evidence.has_gates
     given = [prepared[level.group] for n in levels.levels if isinstance(level := plan.levels[n], InputLevel)]
-    if not known or not all(isinstance(x, Table) for x in given) or above.fuses(given[0].linear):
+    if not all(isinstance(x, Table) for x in given) or above.fuses(given[0].linear):
         return None
     kept = prepared.tables if isinstance(prepared, Prepared) else {}
     tables = kept.get(levels)

@@ -51,7 +51,7 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
     counts: Counts = {group: {"counts": value} for group, value in sums.items()}
     if (lookup := upward_pass.lookup) is not None:
         for group, value in lookup.counts({n: flows.pop(n) for n in lookup.read}).items():
-            counts[group] = _merge(counts.get(group), {"counts": value})
+            add_to(counts, group, {"counts": value})
     for n, input_flows in flows.items():
         level = plan.levels[n]
         assert isinstance(level, InputLevel)
@@ -60,9 +60,11 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
         found = level.family.statistics(
             upward_pass.prepared[level.group], level.rows, given, input_flows, semiring.exact, semiring.memory
         )
-        counts[level.group] = _merge(counts.get(level.group), found)
+        add_to(counts, level.group, found)
     return counts
 
 
-def _merge(old: Mapping[str, Tensor] | None, new: dict[str, Tensor]) -> dict[str, Tensor]:
-    return new if old is None else {key: old[key] + value for key, value in new.items()}
+def add_to(counts: Counts, group: str, found: Mapping[str, Tensor]) -> None:
+    """Adds those of a group."""
+    old = counts.get(group)
+    counts[group] = dict(found) if old is None else {key: old[key] + value for key, value in found.items()}

@@ -66,8 +66,7 @@ def evaluate_in_log_space(plan, prepared, evidence, dtype, memory, *, recompute=
 def use_path(monkeypatch: pytest.MonkeyPatch):
     def use(path: str) -> torch.dtype:
         if path == "log":
-            for module in ("circuit", "count_gradients", "posterior"):
-                monkeypatch.setattr(f"pcircuits.{module}.evaluate", evaluate_in_log_space)
+            monkeypatch.setattr("pcircuits.circuit.evaluate", evaluate_in_log_space)
         return PATHS[path]
 
     return use

@@ -22,6 +22,7 @@ from pcircuits.kernels import (
     power_below,
     ratio,
 )
+from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
@@ -64,7 +65,7 @@ class Table(NamedTuple):
     def log_chunks(self) -> Iterator[Float[Tensor, "G U V"]]:
         """All units, some at a time."""
         groups, categories, units = self.linear.shape
-        return (self.log_of(slice(None), part) for part in _chunks(units, groups * categories))
+        return (self.log_of(slice(None), part) for part in chunks(units, groups * categories, _CHUNK_ELEMENTS))
 
 
 class Discrete(InputFamily):
@@ -386,7 +387,7 @@ class Discrete(InputFamily):
         """
         log_weights = free.dense(free.log_weights, self.num_categories, -torch.inf).double()
         flows, of_group = flows[free.where], rows[free.where[0]]
-        for units in _chunks(flows.shape[-1], len(flows) * self.num_categories):
+        for units in chunks(flows.shape[-1], len(flows) * self.num_categories, _CHUNK_ELEMENTS):
             terms = prepared.log_of(slice(None), units).double()[of_group] + log_weights.unsqueeze(1)
             share = (terms - finite(logsumexp(terms)).unsqueeze(-1)).exp()
             yield share.to(flows.dtype) * flows[:, units].unsqueeze(-1)
@@ -420,12 +421,6 @@ def require_categories(family: InputFamily, evidence: InputEvidence, variables: 
         )
 
 
-def _chunks(total: int, width: int) -> list[slice]:
-    """Slices of so many things that each takes a few million elements."""
-    step = max(1, _CHUNK_ELEMENTS // max(1, width))
-    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
-
-
 def _draw(log: Float[Tensor, "M W"], temperature: float, generator: torch.Generator | None) -> Int[Tensor, " M"]:
     if temperature == 0.0:
         return log.argmax(-1)
@@ -435,7 +430,7 @@ def _draw(log: Float[Tensor, "M W"], temperature: float, generator: torch.Genera
 
 def _log_terms(log: Float[Tensor, "U V"], soft: Soft) -> Iterator[Float[Tensor, "N U W"]]:
     """`log p(v | unit) + log weight(v)`, some positions at a time."""
-    for part in _chunks(len(soft.log_weights), len(log) * soft.log_weights.shape[-1]):
+    for part in chunks(len(soft.log_weights), len(log) * soft.log_weights.shape[-1], _CHUNK_ELEMENTS):
         of_values = log if soft.ids is None else log[:, soft.ids[part]].transpose(0, 1)
         yield of_values + soft.log_weights[part].unsqueeze(1)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from pcircuits.plan import Plan
-from pcircuits.statistics import Counts
+from pcircuits.statistics import Counts, add_to
 from pcircuits.types import Int, Shaped, Tensor
 
 
@@ -37,13 +37,8 @@ def counts_by_component(
             part = slice(start, start := start + len(rows))
             size = plans[component].groups[group].rows
             found = {key: _spread(value[part], rows, size) for key, value in counts[name].items()}
-            add_counts(each[component], group, found)
+            add_to(each[component], group, found)
     return each
-
-
-def add_counts(counts: Counts, group: str, found: Mapping[str, Tensor]) -> None:
-    old = counts.get(group)
-    counts[group] = dict(found) if old is None else {key: old[key] + value for key, value in found.items()}
 
 
 def _spread(x: Shaped[Tensor, "F *S"], rows: Int[Tensor, " F"], size: int) -> Shaped[Tensor, "G *S"]:

@@ -13,7 +13,7 @@ from pcircuits.distributions import LEAST_PROBABILITY, Smoothing
 from pcircuits.errors import ParameterError, ShapeError, StructureError
 from pcircuits.evidence import Evidence, describe
 from pcircuits.kernels import finite
-from pcircuits.operations.component_counts import ComponentRecipe, add_counts, counts_by_component, origin
+from pcircuits.operations.component_counts import ComponentRecipe, counts_by_component, origin
 from pcircuits.operations.derived import NO_COUNTS, DerivedCircuit, Piece, Pieces
 from pcircuits.operations.inputs import join_units, unit_rows
 from pcircuits.operations.multiply import is_signed
@@ -21,7 +21,7 @@ from pcircuits.operations.signed import SignedFunction
 from pcircuits.operations.signed_posterior import SignedPosterior
 from pcircuits.posterior import Posterior
 from pcircuits.semirings import SumWeights
-from pcircuits.statistics import Counts, Statistics
+from pcircuits.statistics import Counts, Statistics, add_to
 from pcircuits.types import Float, Tensor
 from pcircuits.workspace import Workspace
 
@@ -94,7 +94,7 @@ class MixtureCircuit(DerivedCircuit):
     def _credit(self, counts: Counts, names: Mapping[Circuit, str], credited: Counts) -> None:
         """Adds counts by the groups of this plan to those of the parameters that they are of."""
         (own,) = (name for name, recipes in self._recipes.items() if recipes[0] is None)
-        add_counts(credited, f"{names[self]}log_shares", counts[own])
+        add_to(credited, f"{names[self]}log_shares", counts[own])
         recipes = {name: of_rows for name, of_rows in self._recipes.items() if name != own}
         sources = [source for source in self.sources if isinstance(source, Circuit)]
         each = counts_by_component(counts, recipes, [source.plan for source in sources])
@@ -103,7 +103,7 @@ class MixtureCircuit(DerivedCircuit):
                 source._credit(found, names, credited)
                 continue
             for group, part in found.items():
-                add_counts(credited, f"{names[source]}{group}", part)
+                add_to(credited, f"{names[source]}{group}", part)
 
     def _combine(self, recipes: Sequence[ComponentRecipe | None], prepared: Sequence[Mapping[str, Any]]) -> Any:
         if recipes[0] is None:

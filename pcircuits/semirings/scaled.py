@@ -31,7 +31,7 @@ from pcircuits.kernels.block_sparse_sum.reference import dense
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.kernels.kronecker_sum import cpu as cpu_kronecker
-from pcircuits.layout import samples_last
+from pcircuits.layout import kronecker, samples_last
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
 from pcircuits.types import Bool, Float, Int, Tensor
@@ -381,16 +381,9 @@ class Scaled:
 
     def _kronecker(self, left: Values, right: Values) -> Values:
         """If need be the factors are rescaled, not their many products, whose maximum is the product of theirs."""
-        rows, batch, units = left.v.shape
-        width = units * right.v.shape[-1]
         left, right, peak = self._factors(left, right)
-        out = self._new((rows, batch, width), left.v)
-        if samples_last(left.v):
-            grid = None if out is None else out.mT.unflatten(1, (units, -1))
-            v = torch.mul(left.v.mT.unsqueeze(2), right.v.mT.unsqueeze(1), out=grid).flatten(1, 2).mT
-        else:
-            grid = None if out is None else out.unflatten(-1, (units, -1))
-            v = torch.mul(left.v.unsqueeze(-1), right.v.unsqueeze(-2), out=grid).flatten(-2)
+        shape = (*left.v.shape[:2], left.v.shape[2] * right.v.shape[2])
+        v = kronecker(left.v, right.v, out=self._new(shape, left.v))
         return Values(self._at_least(v, self.limits.tiny), left.s + right.s, peak=peak)
 
     def _factors(self, left: Values, right: Values) -> tuple[Values, Values, float]:

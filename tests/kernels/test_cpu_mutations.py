@@ -12,6 +12,7 @@ pytestmark = pytest.mark.campaign
 KERNELS = ROOT / "pcircuits" / "kernels"
 FILES = (
     "chain/cpu.py",
+    "chunks.py",
     "dense_sum/cpu.py",
     "em_step/cpu.py",
     "kronecker_sum/cpu.py",
@@ -33,8 +34,7 @@ MUTATIONS = (
     Mutation("dense_sum/cpu.py", "linear_sum_of_rows", "rows[part], scratch", "rows[part].flip(0), scratch", ROWS),
     Mutation("dense_sum/cpu.py", "linear_sum_flow_of_rows", "share[part]", "share[: part.stop - part.start]", ROWS),
     Mutation("dense_sum/cpu.py", "scratch_size", "values[0].numel()", "values.numel()", ROWS),
-    Mutation("dense_sum/cpu.py", "_step", "min(len(rows), max(1,", "min(len(rows), max(2,", ROWS),
-    Mutation("dense_sum/cpu.py", "_parts", "start + step", "start + 1", ROWS),
+    Mutation("dense_sum/cpu.py", "_parts", "values[0].numel()", "2 * values[0].numel()", ROWS),
     Mutation("dense_sum/cpu.py", "_taken", "take_rows(values, rows,", "take_rows(values, rows.flip(0),", ROWS),
     Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
     Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
@@ -52,15 +52,17 @@ MUTATIONS = (
     Mutation("em_step/cpu.py", "em_step", "linear.mul_(support)", "linear", STEP),
     Mutation("em_step/cpu.py", "_apply", "if smooth:", "if not smooth:", STEP),
     Mutation("em_step/cpu.py", "_apply", "new.clamp_min_(LEAST_PROBABILITY)", "pass", "test_an_em_step_leaves"),
-    Mutation("em_step/cpu.py", "_pieces", "range(0, length, step)", "range(0, length - 1, step)", STEP),
+    Mutation("chunks.py", "chunks", "range(0, total, step)", "range(0, total - 1, step)", STEP),
     Mutation("kronecker_sum/cpu.py", "kronecker_sum", "out=out[part]", "out=out[:1].expand_as(out[part])", KRONECKER),
-    Mutation("kronecker_sum/cpu.py", "kronecker_sum_flow", "torch.sum(grid, 2", "torch.sum(grid, 1", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "kronecker_sum_flow", "share[part]", "share[:1]", KRONECKER),
     Mutation("kronecker_sum/cpu.py", "scratch_size", "left[0].numel()", "left.numel()", KRONECKER),
-    Mutation("kronecker_sum/cpu.py", "_step", "min(len(left), max(1,", "min(len(left), max(2,", KRONECKER),
-    Mutation("kronecker_sum/cpu.py", "_parts", "start + step", "start + 1", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "_parts", "len(left)", "len(left) - 1", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "_width", "left[0].numel()", "2 * left[0].numel()", KRONECKER),
     Mutation(
         "kronecker_sum/cpu.py", "_product", "right.unsqueeze(-2), out", "right.unsqueeze(-2) ** 2, out", KRONECKER
     ),
+    Mutation("../layout.py", "kronecker", "right.unsqueeze(-2), out", "right.unsqueeze(-2) ** 2, out", KRONECKER),
+    Mutation("../layout.py", "split_kronecker", "torch.sum(grid, 2", "torch.sum(grid, 1", KRONECKER),
     Mutation("../layout.py", "add_rows", "out.mT.index_add_(0, index, x.mT)", "out", LAYOUT),
     Mutation("../layout.py", "samples_last", "x.stride(-1) == x.shape[-2]", "True", LAYOUT),
     Mutation(

@@ -1,7 +1,6 @@
 """Dense sums that write into given tensors: the definitions of `reference.py` without a temporary of their size."""
 
-from collections.abc import Iterator
-
+from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.matrix_product import bmm
 from pcircuits.layout import samples_last, shaped, take_rows
 from pcircuits.types import Float, Int, Tensor
@@ -70,16 +69,11 @@ def linear_sum_flow_of_rows(
 
 def scratch_size(rows: Int[Tensor, " F"], values: Float[Tensor, "R B J"]) -> int:
     """Elements of the values that are taken at a time."""
-    return _step(rows, values) * values[0].numel()
+    return _parts(rows, values)[0].stop * values[0].numel()
 
 
-def _step(rows: Tensor, values: Tensor) -> int:
-    return min(len(rows), max(1, CHUNK_ELEMENTS // max(1, values[0].numel())))
-
-
-def _parts(rows: Tensor, values: Tensor) -> Iterator[slice]:
-    step = _step(rows, values)
-    return (slice(start, start + step) for start in range(0, len(rows), step))
+def _parts(rows: Tensor, values: Tensor) -> list[slice]:
+    return chunks(len(rows), values[0].numel(), CHUNK_ELEMENTS)
 
 
 def _taken(values: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:

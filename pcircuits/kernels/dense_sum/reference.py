@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.guarded import finite, logsumexp, ratio
 from pcircuits.kernels.matrix_product import bmm
 from pcircuits.layout import samples_last
@@ -115,14 +116,12 @@ def _gated(partial: Float[Tensor, "F H B O"], gates: Float[Tensor, "F B G H"]) -
 def _over_output_chunks(
     reduce: Callable[[Tensor], Tensor], log_weights: Tensor, values: Tensor, log_gates: Tensor | None
 ) -> Tensor:
-    chunks = _output_chunks(log_weights, values)
-    return torch.cat([reduce(_terms(log_weights, values, log_gates, chunk)) for chunk in chunks], -1)
+    parts = _output_chunks(log_weights, values)
+    return torch.cat([reduce(_terms(log_weights, values, log_gates, part)) for part in parts], -1)
 
 
 def _output_chunks(log_weights: Tensor, values: Tensor) -> list[slice]:
-    outputs = log_weights.shape[1]
-    step = max(1, _CHUNK_ELEMENTS // max(1, values.numel()))
-    return [slice(start, min(start + step, outputs)) for start in range(0, outputs, step)]
+    return chunks(log_weights.shape[1], values.numel(), _CHUNK_ELEMENTS)
 
 
 def _terms(log_weights: Tensor, values: Tensor, log_gates: Tensor | None, chunk: slice) -> Float[Tensor, "F B C J"]:

@@ -1,9 +1,8 @@
 """An EM step in place, in pieces that stay in the cache."""
 
-from collections.abc import Iterator
-
 import torch
 
+from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.em_step.reference import LEAST_COUNT, LEAST_PROBABILITY
 from pcircuits.types import Bool, Float, Tensor
 
@@ -25,7 +24,7 @@ def em_step(
     shape = counts.shape
     children = counts.new_tensor([[[shape[dim]]]]) if support is None else support.sum(dim, keepdim=True)
     children = children.expand(len(counts), -1, -1)
-    for rows in _pieces(shape[0], shape[1] * shape[2]):
+    for rows in chunks(shape[0], shape[1] * shape[2], _PIECE):
         total = counts[rows].sum(dim, keepdim=True)
         extra = total * pseudocount if relative else torch.full_like(total, pseudocount)
         reached = total > LEAST_COUNT
@@ -44,15 +43,10 @@ def _apply(counts: Tensor, linear: Tensor, log: Tensor, terms: tuple[Tensor, Ten
     """`linear <- a linear + b counts + c`, never below the least probability, and its logarithm."""
     rows, middle, last = counts.shape
     keep, gain, constant = (term.expand_as(counts) for term in terms)
-    for part in _pieces(middle, rows * last):
+    for part in chunks(middle, rows * last, _PIECE):
         new = linear[:, part]
         new.mul_(keep[:, part]).addcmul_(counts[:, part], gain[:, part])
         if smooth:
             new.add_(constant[:, part])
         new.clamp_min_(LEAST_PROBABILITY)
         torch.exp(torch.log(new, out=log[:, part]), out=new)
-
-
-def _pieces(length: int, size: int) -> Iterator[slice]:
-    step = max(1, _PIECE // max(1, size))
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))

@@ -1,11 +1,8 @@
 """Sums over Kronecker products on CPUs, some regions at a time, into given tensors."""
 
-from collections.abc import Iterator
-
-import torch
-
+from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.dense_sum import cpu
-from pcircuits.layout import samples_last, shaped
+from pcircuits.layout import kronecker, shaped, split_kronecker
 from pcircuits.types import Float, Tensor
 
 CHUNK_ELEMENTS = 1 << 20  # of a product: it stays in the cache
@@ -45,37 +42,24 @@ def kronecker_sum_flow(
         flows = shaped(second[: product.numel()], tuple(product.shape), product)
         found = None if counts is None else counts[part]
         cpu.linear_sum_flow(weights[part], product, share[part], out=flows, counts=found)
-        if samples_last(flows):
-            grid = flows.mT.unflatten(1, (left.shape[-1], -1))
-            torch.sum(grid, 2, out=left_flows[part].mT)
-            torch.sum(grid, 1, out=right_flows[part].mT)
-        else:
-            grid = flows.unflatten(-1, (left.shape[-1], -1))
-            torch.sum(grid, -1, out=left_flows[part])
-            torch.sum(grid, -2, out=right_flows[part])
+        split_kronecker(flows, left.shape[-1], out=(left_flows[part], right_flows[part]))
 
 
 def scratch_size(left: Float[Tensor, "F B K"], right: Float[Tensor, "F B L"]) -> int:
     """Elements of the products that are made at a time."""
-    return _step(left, right) * left[0].numel() * right.shape[-1]
+    return _parts(left, right)[0].stop * _width(left, right)
 
 
-def _step(left: Tensor, right: Tensor) -> int:
-    return min(len(left), max(1, CHUNK_ELEMENTS // max(1, left[0].numel() * right.shape[-1])))
+def _width(left: Tensor, right: Tensor) -> int:
+    return left[0].numel() * right.shape[-1]
 
 
-def _parts(left: Tensor, right: Tensor) -> Iterator[slice]:
-    step = _step(left, right)
-    return (slice(start, start + step) for start in range(0, len(left), step))
+def _parts(left: Tensor, right: Tensor) -> list[slice]:
+    return chunks(len(left), _width(left, right), CHUNK_ELEMENTS)
 
 
 def _product(
     left: Float[Tensor, "F B K"], right: Float[Tensor, "F B L"], scratch: Float[Tensor, " N"]
 ) -> Float[Tensor, "F B J"]:
-    rows, batch, units = left.shape
-    out = shaped(scratch[: left.numel() * right.shape[-1]], (rows, batch, units * right.shape[-1]), left)
-    if samples_last(left):
-        torch.mul(left.mT.unsqueeze(2), right.mT.unsqueeze(1), out=out.mT.unflatten(1, (units, -1)))
-    else:
-        torch.mul(left.unsqueeze(-1), right.unsqueeze(-2), out=out.unflatten(-1, (units, -1)))
-    return out
+    shape = (*left.shape[:2], left.shape[2] * right.shape[2])
+    return kronecker(left, right, out=shaped(scratch[: len(left) * _width(left, right)], shape, left))
