@@ -97,7 +97,7 @@ class Circuit(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype.to_real()
+        return next(self._own_parameters()).dtype.to_real()
 
     @property
     def is_complex(self) -> bool:
@@ -106,7 +106,7 @@ class Circuit(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(self._own_parameters()).device
 
     @property
     def version(self) -> tuple:
@@ -134,7 +134,7 @@ class Circuit(nn.Module):
         """Normalised parameters of every group; kept between calls while nothing changes and no gradient is asked
         for.
         """
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self._own_parameters()):
             return self._prepare()
         version = self.version
         if self._cache is None or self._cache[0] != version:
@@ -158,16 +158,20 @@ class Circuit(nn.Module):
             self._determinism = (self.version, determinism(self.plan, self.prepared()))
         return self._determinism[1]
 
+    def _own_parameters(self) -> Iterator[Tensor]:
+        """As `parameters`, which is slower; tied ones may occur twice."""
+        return _tensors(self, buffers=False)
+
     def _differentiates(self) -> bool:
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self._own_parameters())
 
     def _differentiates_by_counts(self, evidence: Evidence) -> bool:
         """Whether gradients are asked for, of parameters alone, and expected counts give them all."""
         if not self._differentiates() or evidence.requires_grad:
             return False
-        if self.device.type != "cpu" or choice.on_triton(tuple(self.parameters())):
+        if self.device.type != "cpu" or choice.on_triton(tuple(self._own_parameters())):
             return False  # kernels there have gradients of their own
-        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, self.parameters())):
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, self._own_parameters())):
             return False  # transforms of `torch.func` want to see every operation
         return self._is_normalised and all(family.gradients_by_counts for family in set(self.inputs))
 
@@ -368,15 +372,15 @@ class Circuit(nn.Module):
         return f"{sizes}, layer {self.layer}"
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
+def _tensors(module: nn.Module, *, buffers: bool = True) -> Iterator[Tensor]:
     """Parameters and buffers of a module and those in it, as `parameters` and `buffers` find them, but at once: each
     query asks several times.
     """
-    for own in (module._parameters, module._buffers):
+    for own in (module._parameters, module._buffers) if buffers else (module._parameters,):
         yield from (t for t in own.values() if t is not None)
     for child in module._modules.values():
         if child is not None:
-            yield from _tensors(child)
+            yield from _tensors(child, buffers=buffers)
 
 
 def _families(inputs: InputFamily | Sequence[InputFamily], num_variables: int) -> tuple[InputFamily, ...]:

@@ -27,7 +27,11 @@ def log_evidence(circuit: "Circuit", evidence: Evidence, memory: Memory) -> Floa
     `memory` is in use until the backward pass, which uses the evaluation up; another one works it out again. Second
     derivatives are those of the evaluation itself.
     """
-    names, parameters = zip(*circuit.named_parameters(), strict=True)
+    named = {
+        (group, name): parameter
+        for group, module in circuit.named_groups()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
     waiting = list[Evaluation]()
 
     def evaluated() -> Evaluation:
@@ -40,19 +44,19 @@ def log_evidence(circuit: "Circuit", evidence: Evidence, memory: Memory) -> Floa
     def gradients(_arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         evaluation = waiting.pop() if waiting else evaluated()
         flows = torch.where(found[0].isneginf(), 0.0, grads[0])
-        counts = collect(circuit.plan, evaluation, flows, torch.zeros_like(flows)).counts
+        counts = collect(circuit.plan, evaluation, flows, torch.zeros_like(flows), scores=True).counts
         each = {
-            f"groups.{name}.{parameter}": gradient
+            (name, parameter): gradient
             for name, group in circuit.named_groups()
             for parameter, gradient in group.gradient(counts[name], evaluation.fast.prepared[name]).items()
         }
-        return [each[name] if need else None for name, need in zip(names, needed, strict=True)]
+        return [each[name] if need else None for name, need in zip(named, needed, strict=True)]
 
     def definition(*tensors: Tensor) -> Tensors:
-        swapped = {f"circuit.{name}": tensor for name, tensor in zip(names, tensors, strict=True)}
+        swapped = {f"circuit.groups.{'.'.join(name)}": tensor for name, tensor in zip(named, tensors, strict=True)}
         return (torch.func.functional_call(_Evaluation(circuit), swapped, (evidence,)),)
 
-    return differentiable(run, gradients, definition, parameters)[0]
+    return differentiable(run, gradients, definition, list(named.values()))[0]
 
 
 class _Evaluation(nn.Module):

@@ -32,21 +32,26 @@ class Statistics:
 
 
 def collect(
-    plan: Plan, evaluation: Evaluation, weights: Float[Tensor, " B"], log_evidence: Float[Tensor, " B"]
+    plan: Plan,
+    evaluation: Evaluation,
+    weights: Float[Tensor, " B"],
+    log_evidence: Float[Tensor, " B"],
+    *,
+    scores: bool = False,
 ) -> Statistics:
     """Counts of both passes of an evaluation, which uses them up; each batch row is counted in the pass that answers
-    for it.
+    for it. With `scores` they are for gradients, and for nothing else.
     """
     rows = evaluation.rows
     fast_weights = weights if rows is None else weights.index_fill(0, rows, 0.0)
-    counts = _counts(plan, evaluation.fast, fast_weights)
+    counts = _counts(plan, evaluation.fast, fast_weights, scores)
     if evaluation.exact is not None and rows is not None:
-        exact = _counts(plan, evaluation.exact, weights[rows])
-        counts = {g: {k: v + exact[g][k].to(v.dtype) for k, v in parts.items()} for g, parts in counts.items()}
+        for group, exact in _counts(plan, evaluation.exact, weights[rows], scores).items():
+            add_to(counts, group, exact)
     return Statistics(counts, (weights * log_evidence.double()).sum(), float(weights.sum()))
 
 
-def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Counts:
+def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"], scores: bool) -> Counts:
     flows, sums = downward(upward_pass, weights.to(upward_pass.records[-1].values.v.dtype), count=True, keep=False)
     counts: Counts = {group: {"counts": value} for group, value in sums.items()}
     if (lookup := upward_pass.lookup) is not None:
@@ -57,7 +62,8 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
         assert isinstance(level, InputLevel)
         given = upward_pass.evidence.of_variables(level.variables)
         semiring = upward_pass.semiring
-        found = level.family.statistics(
+        count = level.family.scores if scores else level.family.statistics
+        found = count(
             upward_pass.prepared[level.group], level.rows, given, input_flows, semiring.exact, semiring.memory
         )
         add_to(counts, level.group, found)
@@ -66,5 +72,5 @@ def _counts(plan: Plan, upward_pass: Pass, weights: Float[Tensor, " B"]) -> Coun
 
 def add_to(counts: Counts, group: str, found: Mapping[str, Tensor]) -> None:
     """Adds those of a group."""
-    old = counts.get(group)
-    counts[group] = dict(found) if old is None else {key: old[key] + value for key, value in found.items()}
+    old = counts.setdefault(group, {})
+    old.update({key: old[key] + value.to(old[key].dtype) if key in old else value for key, value in found.items()})

@@ -153,3 +153,17 @@ def test_it_is_used_where_counts_are_gradients_and_nowhere_else(monkeypatch: pyt
     assert not asked
     discrete.log_prob(x).sum().backward()
     assert len(asked) == 1
+
+
+def test_counts_and_scores_of_one_group_add_up() -> None:
+    family, generator = pc.Categorical(4), torch.Generator().manual_seed(0)
+    parameters = family.initialise(2, 3, generator)
+    counts, other = (torch.rand(2, 3, 4, generator=generator) for _ in range(2))
+    prepared = family.prepare(parameters, None)
+
+    def gradient(**statistics: torch.Tensor) -> torch.Tensor:
+        return family.gradient(parameters, prepared, statistics, None)["logits"]
+
+    scores = gradient(counts=other)
+    assert torch.equal(gradient(scores=scores), scores)
+    torch.testing.assert_close(gradient(counts=counts, scores=scores), gradient(counts=counts + other))

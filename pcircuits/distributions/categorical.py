@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from pcircuits.distributions.discrete import Discrete, Table
-from pcircuits.distributions.family import LEAST_PROBABILITY, Smoothing
+from pcircuits.distributions.family import LEAST_PROBABILITY, Rows, Smoothing
 from pcircuits.errors import ParameterError
+from pcircuits.evidence import InputEvidence
 from pcircuits.kernels import probabilities
 from pcircuits.kernels.em_step.cpu import em_step
 from pcircuits.types import Bool, Float, Tensor
+from pcircuits.workspace import Memory
 
 _LARGE_VOCABULARY = 1 << 14
 
@@ -58,11 +60,21 @@ class Categorical(Discrete):
         )
         return prepared
 
+    def scores(
+        self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
+    ) -> dict[str, Tensor]:
+        """Gradients: what is expected of the units by themselves is taken from no table of counts, but adds to none."""
+        reached = flows.new_zeros(len(prepared.linear), flows.shape[-1]).index_add_(0, rows, flows.sum(1))
+        start = torch.mul(prepared.linear.to(flows.dtype), -reached.unsqueeze(1))
+        return {"scores": self._counts(prepared, rows, evidence, flows, exact, start)}
+
     def gradient(
         self, parameters: dict[str, Tensor], prepared: Table, statistics: dict[str, Tensor], support: Tensor | None
     ) -> dict[str, Tensor]:
-        counts = statistics["counts"]
-        return {"logits": torch.addcmul(counts, counts.sum(-1, keepdim=True), prepared.linear.mT, value=-1)}
+        if (counts := statistics.get("counts")) is None:
+            return {"logits": statistics["scores"]}
+        found = torch.addcmul(counts, counts.sum(-1, keepdim=True), prepared.linear.mT, value=-1)
+        return {"logits": found + statistics["scores"] if "scores" in statistics else found}
 
     def log_table(self, parameters: dict[str, Tensor]) -> Float[Tensor, "G K V"]:
         return parameters["logits"].log_softmax(-1)

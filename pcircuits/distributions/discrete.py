@@ -241,17 +241,32 @@ class Discrete(InputFamily):
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool, memory: Memory
     ) -> dict[str, Tensor]:
         groups, categories, units = prepared.linear.shape
+        out = memory.keep(groups * categories, units, like=flows)
+        start = None if out is None else out.zero_().view(groups, categories, units)
+        return {"counts": self._counts(prepared, rows, evidence, flows, exact, start)}
+
+    def _counts(
+        self,
+        prepared: Table,
+        rows: Rows,
+        evidence: InputEvidence,
+        flows: Tensor,
+        exact: bool,
+        start: Float[Tensor, "G V K"] | None,
+    ) -> Float[Tensor, "G K V"]:
+        """Expected counts of the values, added to `start` if that is given."""
+        groups, categories, _ = prepared.linear.shape
         hard = evidence.observed
         complete = bool(hard.all())
-        integers, out = self._integers(evidence), memory.keep(groups * categories, units, like=flows)
-        if out is None:
+        integers = self._integers(evidence)
+        if start is None:
             counts = categorical_counts(flows, rows, integers, hard, groups, categories).mT
         else:
-            counts = _add_up(flows, rows, integers, None if complete else hard, out.view(groups, categories, units)).mT
-        if not complete:
-            free = self._free_counts(prepared, rows, evidence, flows * ~hard.unsqueeze(-1), exact)
-            counts = counts + free if out is None else counts.add_(free)
-        return {"counts": counts}
+            counts = _add_up(flows, rows, integers, None if complete else hard, start).mT
+        if complete:
+            return counts
+        free = self._free_counts(prepared, rows, evidence, flows * ~hard.unsqueeze(-1), exact)
+        return counts + free if start is None else counts.add_(free)
 
     def _free_counts(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Tensor, exact: bool
@@ -517,15 +532,15 @@ def _add_up(
     seen: Bool[Tensor, "F B"] | None,
     out: Float[Tensor, "G V K"],
 ) -> Float[Tensor, "G V K"]:
-    """`out[g,v]` is the sum of the flows of value v in rows of g, where `seen`: a matrix product where values are few
-    and rows do not share a table.
+    """Adds the flows of value v in rows of g, where `seen`, to `out[g,v]`: by a matrix product where values are few and
+    rows do not share a table.
     """
     groups, categories, units = out.shape
     if categories <= min(_FEW, units) and groups == len(rows):
         one_hot = _one_hot(values, categories, flows.dtype)
-        return torch.bmm(one_hot if seen is None else one_hot.mul_(seen.unsqueeze(1)), flows, out=out)
+        return out.baddbmm_(one_hot if seen is None else one_hot.mul_(seen.unsqueeze(1)), flows)
     flows = flows if seen is None else torch.where(seen.unsqueeze(-1), flows, 0.0)
-    out.zero_().flatten(0, 1).index_add_(0, _cells(out, rows, values), flows.flatten(0, 1))
+    out.flatten(0, 1).index_add_(0, _cells(out, rows, values), flows.flatten(0, 1))
     return out
 
 

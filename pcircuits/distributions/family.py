@@ -115,7 +115,7 @@ class InputFamily(ABC):
     def gradient(
         self, parameters: dict[str, Tensor], prepared: Any, statistics: dict[str, Tensor], support: Tensor | None
     ) -> dict[str, Tensor]:
-        """Of the log evidence, by each parameter, from the expected counts of `statistics`."""
+        """Of the log evidence, by each parameter, from the expected counts of `statistics` and what `scores` found."""
         raise NotImplementedError(f"{self.name} is differentiated by autograd")
 
     @abstractmethod
@@ -141,6 +141,18 @@ class InputFamily(ABC):
         """Expected sufficient statistics summed over rows and batch, in `memory` if need be; unobserved values count
         with their conditional expectation.
         """
+
+    def scores(
+        self,
+        prepared: Any,
+        rows: Rows,
+        evidence: InputEvidence,
+        flows: Float[Tensor, "F B K"],
+        exact: bool,
+        memory: Memory,
+    ) -> dict[str, Tensor]:
+        """What `gradient` needs: `statistics`, unless a family has something that is quicker to make."""
+        return self.statistics(prepared, rows, evidence, flows, exact, memory)
 
     @abstractmethod
     def maximise(
