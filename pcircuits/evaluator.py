@@ -1,6 +1,6 @@
 """The one evaluator: upward and downward passes over a plan, in any semiring. Every query is made of these."""
 
-from collections import Counter
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from pcircuits.kernels import choice
 from pcircuits.layout import add_rows, take_rows
 from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, rows_of_one, side_by_side, split
 from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan
-from pcircuits.semirings import Log, Scaled, Semiring, SumWeights, Values
+from pcircuits.semirings import Log, Scaled, Semiring, Steps, SumWeights, Values
 from pcircuits.state_tables import Lookup, look_up
 from pcircuits.types import Float, Int, Tensor
 from pcircuits.workspace import Memory
@@ -28,8 +28,7 @@ class Segment(NamedTuple):
 
     chain: Chain
     weights: Sequence[SumWeights]
-    products: Float[Tensor, "T F B K"]
-    sums: Float[Tensor, "T F B K"]
+    steps: Steps
 
 
 class FusedSegment(NamedTuple):
@@ -105,7 +104,7 @@ def evaluate(
         return Evaluation(upward(plan, prepared, evidence, Log(), recompute=recompute))
     scaled = Scaled(dtype, samples_last=_gains_by_samples_last(plan, evidence, dtype), memory=memory)
     lookup = look_up(plan, prepared, evidence, scaled) if summed else None
-    fast = upward(plan, prepared, evidence, scaled, recompute=recompute, lookup=lookup)
+    fast = upward(plan, prepared, evidence, scaled, recompute=recompute, lookup=lookup, summed=summed)
     suspect = fast.semiring.suspect  # type: ignore[attr-defined]
     if suspect is None or not suspect.any():
         return Evaluation(fast)
@@ -136,31 +135,39 @@ def upward(
     *,
     recompute: bool = False,
     lookup: Lookup | None = None,
+    summed: bool = False,
 ) -> Pass:
     """Values of every unit, inputs first. With `recompute` only some are kept, and `downward` works out the others.
-    Levels that `lookup` has are looked up.
+    Levels that `lookup` has are looked up. `summed`, as in `evaluate`: chains leave no records of their steps.
     """
     stretches = find_stretches(plan) if recompute else []
     ahead = list(stretches)
     records: list[Record] = []
     segments: dict[int, Segment | FusedSegment] = {}
-    chains = {chain.start: chain for chain in plan.chains if not evidence.has_gates}
+    chains = {chain.start: chain for chain in _chains(plan, evidence, semiring, lookup)}
     while len(records) < len(plan.levels):
-        tabled = lookup is not None and len(records) in lookup
-        chain = None if tabled else chains.get(len(records))
-        if chain is not None and isinstance(semiring, Scaled) and semiring.takes_chains:
-            segment = _upward_chain(chain, plan, prepared, semiring, records)
+        chain = chains.get(len(records))
+        if chain is not None and isinstance(semiring, Scaled):
+            segment = _upward_chain(chain, plan, prepared, semiring, records, summed)
             if segment is not None:
                 segments[chain.stop - 1] = segment
             if len(records) == chain.stop:
                 continue
-        if lookup is not None and tabled:
+        if lookup is not None and len(records) in lookup:
             records.append(lookup.record(len(records)))
         else:
             records.append(_upward_level(plan.levels[len(records)], prepared, evidence, semiring, records))
         while ahead and ahead[0].levels.stop <= len(records):
             _forget(ahead.pop(0), records, semiring.memory)
     return Pass(plan, prepared, semiring, evidence, records, segments, stretches, lookup)
+
+
+def _chains(plan: Plan, evidence: Evidence, semiring: Semiring, lookup: Lookup | None) -> list[Chain]:
+    """The chains that the semiring takes, but for levels that are looked up."""
+    if evidence.has_gates or not isinstance(semiring, Scaled) or not semiring.takes_chains:
+        return []
+    found = plan.chains if semiring.writes else [chain.without_lead for chain in plan.chains]
+    return [chain for chain in found if lookup is None or chain.start not in lookup]
 
 
 def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
@@ -171,8 +178,14 @@ def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
 def _drop(n: int, records: list[Record], memory: Memory) -> None:
     for values in (records[n].product, records[n].values):
         memory.release(None if values is None else values.v)
-    v, s, *_ = records[n].values
-    records[n] = Record(None, Values(v.new_empty(0, 0, 0), s.new_empty(0, 0)))
+    records[n] = _nothing(records[n].values.v.dtype, records[n].values.v.device)
+
+
+@functools.cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> Record:
+    """What is left of a level's record."""
+    v = torch.empty(0, 0, 0, dtype=dtype, device=device)
+    return Record(None, Values(v, torch.empty(0, 0, dtype=torch.float64, device=device)))
 
 
 def _remember(stretch: Stretch, upward_pass: Pass) -> None:
@@ -185,35 +198,37 @@ def _remember(stretch: Stretch, upward_pass: Pass) -> None:
 
 
 def _upward_chain(
-    chain: Chain, plan: Plan, prepared: Mapping[str, Any], semiring: Scaled, records: list[Record]
+    chain: Chain, plan: Plan, prepared: Mapping[str, Any], semiring: Scaled, records: list[Record], summed: bool
 ) -> Segment | FusedSegment | None:
     """Appends the records of a chain's levels, if it can. What is returned is for the downward pass; None: for that the
     levels stand by themselves.
     """
     levels = [level for level in plan.levels[chain.start : chain.stop] if isinstance(level, InnerLevel)]
-    source, shape = records[chain.source].values, (len(levels), levels[0].num_rows)
-    out = semiring.memory.keep(len(chain.rows), *source.v.shape[1:], like=source.v)
-    sides = Values(
-        torch.index_select(source.v, 0, chain.rows, out=out).unflatten(0, shape),
-        source.s.index_select(0, chain.rows).unflatten(0, shape),
-    )
+    source, rows = records[chain.source].values, chain.rows.view(len(levels), -1)
+    first = _ones(source, rows.shape[1]) if chain.leads else records[-1].values
     some = levels[:1] if chain.tied else levels
     weights = [level_weights(level, prepared) for level in some] * (len(levels) // len(some))
     if any(w.pattern is not None for w in weights):
         return None
-    done = semiring.chain(weights, sides, records[-1].values)
-    if done is None:
-        if chain.tied and levels[0].num_rows == 1:
-            found = semiring.recorded_chain(weights[0], sides, records[-1].values)
-            first = records[-1].values.v
-            records += [Record(None, Values(v, s)) for v, s in zip(*(x.unbind(0) for x in found), strict=True)]
-            if semiring.fuses(first):
-                return FusedSegment(chain, weights[0], sides.v, first, found[0])
-        return None
-    products, sums = done
-    for product, raw, scale in zip(products.v.unbind(0), sums.unbind(0), products.s.unbind(0), strict=True):
-        records.append(Record(Values(product, scale), Values(raw, scale)))
-    return Segment(chain, weights, products.v, sums)
+    steps = semiring.chain(weights, source, rows, first, tied=chain.tied)
+    if steps is not None:
+        *inner, last = range(len(levels))
+        nothing = _nothing(source.v.dtype, source.v.device)
+        records += [nothing] * len(inner) if summed else [Record(*steps.at(t)) for t in inner]
+        records.append(Record(*steps.at(last)))
+        return Segment(chain, weights, steps)
+    if chain.tied and levels[0].num_rows == 1:
+        sides = Values(source.v[rows], source.s[rows])
+        found = semiring.recorded_chain(weights[0], sides, first)
+        records += [Record(None, Values(v, s)) for v, s in zip(*(x.unbind(0) for x in found), strict=True)]
+        if semiring.fuses(first.v):
+            return FusedSegment(chain, weights[0], sides.v, first.v, found[0])
+    return None
+
+
+def _ones(like: Values, rows: int) -> Values:
+    _, batch, units = like.v.shape
+    return Values(like.v.new_ones(rows, batch, units), like.s.new_zeros(rows, batch))
 
 
 def _upward_level(
@@ -303,7 +318,7 @@ def downward(
     here: Stretch | None = None
     above = last + 1
     for n in (n for n in range(last, -1, -1) if n not in covered):
-        for done in () if keep else range(n + 1, above):
+        for done in () if keep else set(range(n + 1, above)) - covered:
             _drop(done, upward_pass.records, semiring.memory)
         above = n + 1
         if stretch_of.get(n) is not here:
@@ -313,7 +328,7 @@ def downward(
             _remember(here, upward_pass)
         flows = root_flows.view(1, -1, 1) if n == last else parents.flows_of(n)
         if n in upward_pass.segments:
-            _downward_chain(upward_pass, n, flows, parents, counts if count else None)
+            _downward_chain(upward_pass, n, flows, parents, counts if count else None, keep)
             continue
         if isinstance(plan.levels[n], InputLevel) or n in read:
             inputs[n] = flows
@@ -367,17 +382,17 @@ def _flows_without_product(
 
 
 def _downward_chain(
-    upward_pass: Pass, n: int, flows: Tensor, parents: "_Parents", counts: dict[str, Tensor] | None
+    upward_pass: Pass, n: int, flows: Tensor, parents: "_Parents", counts: dict[str, Tensor] | None, keep: bool
 ) -> None:
     """A whole segment, from its last level n: flows to all of its children, and counts."""
     segment, semiring, count = upward_pass.segments[n], upward_pass.semiring, counts is not None
     assert isinstance(semiring, Scaled)
     chain = segment.chain
     if isinstance(segment, Segment):
-        given, found = semiring.chain_flows(*segment[1:], flows, tied=chain.tied, count=count)
+        given, found = semiring.chain_flows(*segment[1:], flows, tied=chain.tied, count=count, keep=keep)
     else:
         given, found = semiring.fused_chain_flows(*segment[1:], flows, count=count)
-    for m, piece in enumerate(given.unbind(0), start=chain.start):
+    for m, piece in enumerate(given, start=chain.start):
         parents.give(m, [piece])
     if counts is None or found is None:
         return
@@ -410,7 +425,7 @@ class _Parents:
         self.given: dict[int, Sequence[Tensor]] = {}
         self.passed_on: set[int] = set()  # memory of what is given as it is
         self.own: dict[int, Tensor] = {}  # of that what no other level is given
-        self.readers = Counter(n for incoming in plan.incoming for n in {source.level for source in incoming.sources})
+        self.readers = dict(plan.readers)
 
     def give(self, n: int, flows: Sequence[Tensor]) -> None:
         self.given[n] = flows
@@ -424,23 +439,21 @@ class _Parents:
             self.passed_on.add(_start(joined))
             if len({_start(piece) for piece in self.given[incoming.sources[0].level]}) > 1:
                 self.own[n] = joined
-        shape = joined.shape[1:]
+        shape, kept = joined.shape[1:], not _has_sum(level) and incoming.target is None
         if len(pieces) > 1:
             rows = sum(len(piece) for piece in pieces)
-            joined = torch.cat(pieces, out=self.memory.scratch("joined", rows, *shape, like=joined))
+            room = self._room("joined", rows, *shape, like=joined, kept=kept and incoming.index is None)
+            joined = torch.cat(pieces, out=room)
         if incoming.index is not None:
-            rows = len(incoming.index)
-            if not _has_sum(level) and incoming.target is None:
-                out = self.memory.keep(rows, *shape, like=joined)
-            else:
-                out = self.memory.scratch("flows", rows, *shape, like=joined)
-            joined = take_rows(joined, incoming.index, out=out)
-        elif len(pieces) > 1 and incoming.target is None and self.memory.over(joined) is not None:
-            joined = joined.clone()
+            room = self._room("flows", len(incoming.index), *shape, like=joined, kept=kept)
+            joined = take_rows(joined, incoming.index, out=room)
         if incoming.target is not None:
             joined = self._add_up(joined, incoming.target, level.num_rows)
         self._forget(incoming)
         return joined
+
+    def _room(self, name: str, *shape: int, like: Tensor, kept: bool) -> Tensor | None:
+        return self.memory.keep(*shape, like=like) if kept else self.memory.scratch(name, *shape, like=like)
 
     def done_with(self, n: int) -> None:
         """The level's flows are read no more, unless they are those of its children."""

@@ -1,6 +1,8 @@
 """What is computed together, from what, with which parameters: folded levels. No parameter values here."""
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -154,6 +156,11 @@ class Plan:
     places: tuple[tuple[str, int] | None, ...]
     chains: tuple[Chain, ...]
     states: tuple[JointStates | None, ...]
+
+    @functools.cached_property
+    def readers(self) -> Mapping[int, int]:
+        """How many levels read each level."""
+        return Counter(n for incoming in self.incoming for n in {source.level for source in incoming.sources})
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)

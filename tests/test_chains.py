@@ -8,6 +8,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits import structures, testing
+from pcircuits.kernels import matrix_product
 
 CIRCUITS = {
     "hmm": lambda: pc.HMM(3, 4, 7, seed=0),
@@ -37,8 +38,8 @@ def spans(circuit: pc.Circuit) -> list[tuple[int, int, bool]]:
 
 
 def test_chains_are_found() -> None:
-    assert spans(CIRCUITS["hmm"]()) == [(2, 7, True)]
-    assert spans(CIRCUITS["untied"]()) == [(2, 6, False)]
+    assert spans(CIRCUITS["hmm"]()) == [(1, 7, True)]
+    assert spans(CIRCUITS["untied"]()) == [(1, 6, False)]
     assert spans(CIRCUITS["two families"]()) == []
     assert spans(CIRCUITS["two chains"]()) == [(2, 4, False)]
     assert spans(pc.Circuit(structures.binary_tree(8), pc.Categorical(3), num_units=2, layer="cp-t")) == []
@@ -86,3 +87,36 @@ def test_a_segment_answers_as_its_steps_do(make: str, kind: str, weights: str, r
     assert found.keys() == want.keys()
     for name, value in want.items():
         assert torch.allclose(found[name].double(), value.double(), rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("least", [0.2, 1e-3, 1e-6, 1e-9, 0.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_between_rescales_lose_nothing(least: float, seed: int) -> None:
+    """States that hold on, and values that are likely in one of them only: values fall as fast as they can."""
+    generator = torch.Generator().manual_seed(seed)
+    transition = least + (1 - 3 * least) * torch.eye(3, dtype=torch.float64)[torch.randperm(3, generator=generator)]
+    emission = torch.tensor([[1 - 3e-6, 1e-6, 1e-6, 1e-6], [1e-9, 1 - 3e-9, 1e-9, 1e-9], [0.1, 0.2, 0.3, 0.4]])
+    initial = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    hmm = pc.HMM.from_probs(initial, transition, emission.double(), length=60)
+    single = pc.HMM.from_probs(*(x.float() for x in (initial, transition, emission)), length=60)
+    x = torch.randint(4, (30, 60), generator=generator)
+    expected = hmm.log_prob(x).detach()
+    torch.testing.assert_close(single.log_prob(x).detach(), expected, rtol=1e-5, atol=1e-4)
+    possible = x[~expected.isneginf()]
+    if len(possible) == 0:
+        return
+    for group, parts in hmm.statistics(possible).counts.items():
+        found = single.statistics(possible).counts[group]["counts"].double()
+        torch.testing.assert_close(found, parts["counts"].double(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_wide_chains_are_the_same_by_any_library(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch comes without oneDNN")
+    monkeypatch.setattr(matrix_product, "_has_onednn", lambda: onednn)
+    hmm = pc.HMM(256, 5, 6, seed=0)
+    evidence = pc.Evidence(torch.randint(5, (16, 6), generator=torch.Generator().manual_seed(0)))
+    found, want = answers(hmm, evidence), answers(pc.HMM(256, 5, 6, seed=0, dtype=torch.float64), evidence)
+    for name in want.keys() - {"samples"}:
+        assert torch.allclose(found[name].double(), want[name].double(), rtol=1e-3, atol=1e-5), name

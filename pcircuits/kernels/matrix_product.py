@@ -15,6 +15,9 @@ from pcircuits.types import Float, Tensor
 _LEAST_ROWS = 8  # of the left matrix
 _LEAST_WIDTH = 128  # of what is summed over, and of the result
 _LEAST_SIZE = 1 << 16  # of the right matrix: below, a call costs more than it gains
+_SMALL = 1 << 17  # right matrices that oneDNN reads faster in order
+_IMAGES = 16  # from so many on, torch gives convolutions to oneDNN
+_FEW = 384  # columns; with more, to turn a matrix first is no loss
 
 
 def mm(
@@ -44,11 +47,24 @@ def bmm(
     return out
 
 
-def product_of(left: Float[Tensor, "*F M J"], right: Float[Tensor, "*F J N"]) -> Callable[..., Tensor]:
-    """`mm` or `bmm` into `out` for many arguments like these, with the choice already made; not differentiable."""
-    if left.dim() == 2:
-        return _linear_mm if _gains(left, right) else torch.mm
-    return _linear_bmm if len(left) and _gains(left[0], right[0]) else torch.bmm
+def times(
+    right: Float[Tensor, "*F J N"], *, like: Float[Tensor, "*F M J"]
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """`x @ right` of many `x` like this one, with the choice already made; not differentiable. The result is written
+    into the second argument, unless it `has_memory` of its own.
+    """
+    if like.dim() == 3:
+        product = bmm if len(like) and _gains(like[0], right[0]) else torch.bmm
+        return lambda x, out: product(x, right, out=out)
+    if _gains(like, right):
+        turned = (right.contiguous() if right.numel() <= _SMALL else right).mT
+        return lambda x, _: torch.ops.mkldnn._linear_pointwise(x, turned, None, "none", [], "")
+    return lambda x, out: torch.mm(x, right, out=out)
+
+
+def has_memory(like: Float[Tensor, "*F M J"], right: Float[Tensor, "*F J N"]) -> bool:
+    """Whether results of `times` are tensors of their own."""
+    return like.dim() == 2 and _gains(like, right)
 
 
 def _gains(left: Tensor, right: Tensor) -> bool:
@@ -71,17 +87,22 @@ def _has_onednn() -> bool:
 
 def _linear(left: Tensor, right: Tensor) -> Tensor:
     with torch.no_grad():
+        if _is_tall(left.mT) and _is_tall(right):
+            return _gradient_of_convolution(left.mT, right)
         return torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], "")
 
 
-def _linear_mm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-    return out.copy_(torch.ops.mkldnn._linear_pointwise(left, right.mT, None, "none", [], ""))
+def _is_tall(x: Float[Tensor, "J M"]) -> bool:
+    return x.is_contiguous() and len(x) > x.shape[1] <= _FEW and len(x) % _IMAGES == 0
 
 
-def _linear_bmm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-    for a, b, c in zip(left, right, out, strict=True):
-        _linear_mm(a, b, out=c)
-    return out
+def _gradient_of_convolution(left: Float[Tensor, "J M"], right: Float[Tensor, "J N"]) -> Float[Tensor, "M N"]:
+    """`left.mT @ right` as the gradient of the kernel of a pointwise convolution, for which nothing is turned first."""
+    of, by = (x.unflatten(0, (_IMAGES, -1)).mT.unsqueeze(2) for x in (left, right))  # images: (16, units, 1, J / 16)
+    kernel = left.new_empty(1).expand(left.shape[1], right.shape[1], 1, 1)
+    shape, only_kernel = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1), (False, True, False)
+    found = torch.ops.aten.convolution_backward(of, by, kernel, None, *shape, only_kernel)
+    return found[1][..., 0, 0]
 
 
 def _run(left: Tensor, right: Tensor) -> Tensors:

@@ -35,7 +35,7 @@ from pcircuits.layout import kronecker, samples_last
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
 from pcircuits.types import Bool, Float, Int, Tensor
-from pcircuits.workspace import Memory
+from pcircuits.workspace import Fresh, Memory
 
 
 class _Limits(NamedTuple):
@@ -48,8 +48,23 @@ class _Limits(NamedTuple):
 _LIMITS = {torch.float32: _Limits(1e-37, 1e-32, 1e-9, 1e-18), torch.float64: _Limits(1e-307, 1e-302, 1e-20, 1e-270)}
 
 
+class Steps(NamedTuple):
+    """Of a chain segment; sums of single rows have no axis of rows. `least` as in `Values`, of all sums."""
+
+    products: Float[Tensor, "T F B K"]
+    sums: list[Float[Tensor, "*F B K"]]
+    scales: Float[Tensor, "T F B"]
+    least: float
+
+    def at(self, t: int) -> tuple[Values, Values]:
+        """Product and sum of a step."""
+        product, scale = self.products[t], self.scales[t]
+        return Values(product, scale), Values(self.sums[t].view_as(product), scale, least=self.least)
+
+
 _FAR = 2.0**10  # from one: largest values that are nearer are left as they are
 _FACTORS = 4  # products of so many children are rescaled once
+_FEW_LOST = 1e-9  # of a sum, what may be lost below it
 
 
 class Scaled:
@@ -75,6 +90,11 @@ class Scaled:
     def takes_chains(self) -> bool:
         """Bounds are worked out step by step."""
         return not self.upper
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is memory for results."""
+        return isinstance(self.memory, Fresh)
 
     def inputs(self, family: InputFamily, prepared: Any, rows: Tensor, evidence: InputEvidence) -> Values:
         if evidence.latent is None and not self.upper:
@@ -249,28 +269,41 @@ class Scaled:
         return ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
 
     def chain(
-        self, weights: Sequence[SumWeights], sides: Values, first: Values
-    ) -> tuple[Values, Float[Tensor, "T F B K"]] | None:
-        """Products of every step of a chain segment, whose scales are also those of the sums, and the sums. None: there
-        is no memory for them.
-        """
-        shape = sides.v.shape
-        products, sums = self._new(shape, first.v), self._new(shape, first.v)
-        if products is None or sums is None:
+        self, weights: Sequence[SumWeights], sides: Values, rows: Int[Tensor, "T F"], first: Values, *, tied: bool
+    ) -> Steps | None:
+        """A chain segment whose sides are rows of a level. None: there is no memory for it."""
+        linear, shape = [w.linear for w in weights], (*rows.shape, *first.v.shape[1:])
+        products = self._new(shape, first.v)
+        if products is None:
             return None
-        peaks = first.v.new_empty(*shape[:-1], 1)
-        linear = [w.linear for w in weights]
-        cpu_chain.chain(linear, sides.v, first.v, products=products, sums=sums, peaks=peaks)
-        self._mark_chain(peaks.squeeze(-1), sums)
-        scale = sides.s + peaks.squeeze(-1).double().log()
-        return Values(products, first.s + scale.cumsum(0)), sums
+        sums = self._new(shape, first.v) if cpu_chain.needs_memory(linear[0], first.v) else None
+        least, every = self._bounds_of_chain(linear[0], sides.peak, products) if tied else (0.0, 1)
+        peaks = first.v.new_ones(*shape[:-1], 1)
+        each = cpu_chain.chain(linear, sides.v, rows, first.v, products=products, sums=sums, peaks=peaks, every=every)
+        self._mark((peaks[: 1 if least else None] < self.limits.least_peak).flatten(0, 1).squeeze(-1))
+        if not least:
+            self._mark(((torch.stack(each) if sums is None else sums).amin(-1) < self.limits.floor).flatten(0, -2))
+        scales = first.s + (sides.s[rows] + peaks.squeeze(-1).double().log()).cumsum(0)
+        return Steps(products, each, scales, least)
+
+    def _bounds_of_chain(self, weights: Tensor, peak: float, products: Tensor) -> tuple[float, int]:
+        """A lower bound of all sums of a tied chain and after how many steps values have to be rescaled for it to hold,
+        where sides have at least this maximum and no start is marked; zero and one where there is no such bound.
+        """
+        if weights.numel() >= products.numel():
+            return 0.0, 1
+        least, largest = (float(x) for x in weights.aminmax())
+        step = least * min(peak, 1.0)
+        most = [n for n in range(1, _FACTORS + 1) if least * step**n * _FEW_LOST >= self.limits.lost]
+        return (least * step ** (most[-1] - 1), most[-1]) if most and largest <= 1 else (0.0, 1)
 
     def recorded_chain(
         self, weights: SumWeights, sides: Values, first: Values
     ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "T 1 B"]]:
         """Sums of every step of a tied chain of single rows, for autograd and for other devices, and their scales."""
         found = chain(weights.linear[0], sides.v[:, 0], sides.s[:, 0], first.v[0], first.s[0])
-        self._mark_chain(found.peaks.unsqueeze(1), found.values.detach().unsqueeze(1))
+        self._mark(found.peaks < self.limits.least_peak)
+        self._mark(found.values.detach().amin(-1) < self.limits.floor)
         return found.values.unsqueeze(1), found.scales.unsqueeze(1)
 
     def fused_chain_flows(
@@ -282,30 +315,38 @@ class Scaled:
         last: Float[Tensor, "1 B K"],
         *,
         count: bool,
-    ) -> tuple[Float[Tensor, "T 1 B K"], Float[Tensor, "1 K K"] | None]:
+    ) -> tuple[list[Float[Tensor, "1 B K"]], Float[Tensor, "1 K K"] | None]:
         """As `chain_flows`, of a recorded chain."""
         flows, counts = chain_flow(weights.linear[0], sides[:, 0], first[0], sums[:, 0], last[0], count=count)
-        return flows.unsqueeze(1), None if counts is None else counts.unsqueeze(0)
-
-    def _mark_chain(self, peaks: Float[Tensor, "T F B"], sums: Float[Tensor, "T F B K"]) -> None:
-        self._mark((peaks < self.limits.least_peak).flatten(0, 1))
-        self._mark((sums.amin(-1) < self.limits.floor).flatten(0, 1))
+        return list(flows.unsqueeze(1)), None if counts is None else counts.unsqueeze(0)
 
     def chain_flows(
         self,
         weights: Sequence[SumWeights],
-        products: Float[Tensor, "T F B K"],
-        sums: Float[Tensor, "T F B K"],
+        steps: Steps,
         last: Float[Tensor, "F B K"],
         *,
         tied: bool,
         count: bool,
-    ) -> tuple[Float[Tensor, "T F B K"], Float[Tensor, "*T F K K"] | None]:
-        """Flows of every step's product and, if asked for, expected counts: of all steps together if they are tied."""
-        flows, shares = self._new(products.shape, products), self._new(products.shape, products)
-        assert flows is not None and shares is not None
+        keep: bool,
+    ) -> tuple[list[Float[Tensor, "F B K"]], Float[Tensor, "*T F K K"] | None]:
+        """Flows of every step's product and, if asked for, expected counts: of all steps together if they are tied.
+        Unless they are to be kept, the sums are used up.
+        """
+        products, sums, _, least = steps
+        shares = self._new(products.shape, products)
+        assert shares is not None
         linear = [w.linear for w in weights]
-        cpu_chain.chain_flows(linear, products, sums, last, shares=shares, flows=flows)
+        each = cpu_chain.chain_flows(
+            linear,
+            products,
+            list(sums) if keep else sums,
+            last,
+            positive=bool(least) and self._clean,
+            shares=shares,
+            flows=self._new(products.shape, products) if cpu_chain.needs_memory(linear[0], last) else None,
+        )
+        flows = [x.view_as(last) for x in each]
         if not count:
             return flows, None
         out = self._new(linear[0].shape if tied else (len(linear), *linear[0].shape), linear[0])

@@ -196,25 +196,37 @@ def chain_case(steps: int, rows: int, batch: int, states: int, tied: bool) -> tu
 
 
 @pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 2, 7), (4, 1, 63, 2), (2, 2, 1, 1000), (63, 1, 3, 2)])
-def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], tied: bool) -> None:
+def test_a_chain_is_its_steps(sizes: tuple[int, int, int, int], every: int, tied: bool) -> None:
     weights, sides, below = chain_case(*sizes, tied)
-    products, sums, shares, flows = (poisoned(*sides.shape, dtype=torch.float64) for _ in range(4))
-    peaks = poisoned(*sides.shape[:-1], 1, dtype=torch.float64)
-    chain.chain(list(weights), sides, below, products=products, sums=sums, peaks=peaks)
+    order = torch.randperm(len(sides) * sides.shape[1], generator=torch.Generator().manual_seed(0))
+    values, rows = sides.flatten(0, 1)[order], order.argsort().view(sides.shape[:2])
+    products, shares = (poisoned(*sides.shape, dtype=torch.float64) for _ in range(2))
+    rooms = [poisoned(*sides.shape, dtype=torch.float64) for _ in range(2)]
+    peaks = torch.ones(*sides.shape[:-1], 1, dtype=torch.float64)
+    assert chain.needs_memory(weights[0], below)
+    sums = chain.chain(list(weights), values, rows, below, products=products, sums=rooms[0], peaks=peaks, every=every)
     last = sums[-1] * torch.rand(sums[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    chain.chain_flows(list(weights), products, sums, last, shares=shares, flows=flows)
-    for w, side, product, peak, total in zip(weights, sides, products, peaks, sums, strict=True):
+    used = list(sums)
+    flows = chain.chain_flows(
+        list(weights), products, used, last.view_as(below), positive=False, shares=shares, flows=rooms[1]
+    )
+    assert not used and sums[-1].data_ptr() == rooms[0][-1].data_ptr() and flows[0].data_ptr() == rooms[1].data_ptr()
+    for t, (w, side, product, peak, total) in enumerate(zip(weights, sides, products, peaks, sums, strict=True)):
         assert torch.allclose(product * peak, side * below)
-        assert torch.equal(peak.squeeze(-1) > 1e-300, (side * below).amax(-1) > 0)
+        if t % every:
+            assert (peak == 1).all()
+        else:
+            assert torch.equal(peak.squeeze(-1) > 1e-300, (side * below).amax(-1) > 0)
         below = linear_sum(w, product)
-        assert torch.allclose(total, below)
-    every = []
+        assert torch.allclose(total.view_as(below), below)
+    last, each = last.view_as(below), []
     for w, product, total, flow in reversed(list(zip(weights, products, sums, flows, strict=True))):
-        last, count = linear_sum_flow(w, product, total, last, count=True)
-        assert torch.allclose(flow, last) and count is not None
-        every.insert(0, count)
-    counts = torch.stack(every)
+        last, count = linear_sum_flow(w, product, total.view_as(last), last, count=True)
+        assert torch.allclose(flow.view_as(last), last) and count is not None
+        each.insert(0, count)
+    counts = torch.stack(each)
     if tied:
         out = poisoned(*weights[0].shape, dtype=torch.float64)
         assert torch.allclose(chain.tied_counts(weights[0], products, shares, out=out), counts.sum(0))

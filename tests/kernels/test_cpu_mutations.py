@@ -22,7 +22,8 @@ FILES = (
 )
 
 SUM, STEP = "test_a_dense_sum_and_its_flows", "test_an_em_step_in_place"
-MATRIX, BATCHED, DERIVED = "test_products_equal", "test_batched_products", "test_first_and"
+MATRIX, DERIVED = "test_products_equal", "test_first_and"
+CHOSEN, TALL = "test_a_product_that_is_chosen", "test_products_over_long_axes"
 LAYOUT, ROWS = "test_what_is_made", "test_a_dense_sum_of_rows"
 KRONECKER = "test_a_sum_over_a_kronecker_product"
 CHAIN, RECORDED = "test_a_chain_is_its_steps", "test_a_recorded_chain_has"
@@ -37,9 +38,13 @@ MUTATIONS = (
     Mutation("dense_sum/cpu.py", "_parts", "values[0].numel()", "2 * values[0].numel()", ROWS),
     Mutation("dense_sum/cpu.py", "_taken", "take_rows(values, rows,", "take_rows(values, rows.flip(0),", ROWS),
     Mutation("chain/cpu.py", "chain", "peak.clamp_min_(least)", "peak", CHAIN),
-    Mutation("chain/cpu.py", "chain", "below = total", "below = product", CHAIN),
-    Mutation("chain/cpu.py", "chain_flows", "last = flow.mul_(product)", "last = flow", CHAIN),
-    Mutation("chain/cpu.py", "chain_flows", "reversed(list(steps))", "list(steps)", CHAIN),
+    Mutation("chain/cpu.py", "chain", "found.append(below)", "found.append(product)", CHAIN),
+    Mutation("chain/cpu.py", "chain", "t % every == 0", "True", CHAIN),
+    Mutation("chain/cpu.py", "needs_memory", "not has_memory", "has_memory", CHAIN),
+    Mutation("chain/cpu.py", "chain_flows", ".mul_(product)", "", CHAIN),
+    Mutation("chain/cpu.py", "chain_flows", "reversed(steps)", "steps", CHAIN),
+    Mutation("chain/cpu.py", "_sides", "each[row]", "each[-1 - row]", CHAIN),
+    Mutation("chain/cpu.py", "_rooms", "else _by_step(results)", "else [None] * steps", CHAIN),
     Mutation("chain/cpu.py", "tied_counts", ".mul_(weights)", "", CHAIN),
     Mutation("chain/cpu.py", "untied_counts", ".mul_(w)", "", CHAIN),
     Mutation("chain/cpu.py", "recorded", ".cumsum(0)", "", RECORDED),
@@ -55,12 +60,10 @@ MUTATIONS = (
     Mutation("chunks.py", "chunks", "range(0, total, step)", "range(0, total - 1, step)", STEP),
     Mutation("kronecker_sum/cpu.py", "kronecker_sum", "out=out[part]", "out=out[:1].expand_as(out[part])", KRONECKER),
     Mutation("kronecker_sum/cpu.py", "kronecker_sum_flow", "share[part]", "share[:1]", KRONECKER),
-    Mutation("kronecker_sum/cpu.py", "scratch_size", "left[0].numel()", "left.numel()", KRONECKER),
+    Mutation("kronecker_sum/cpu.py", "scratch_size", "[0].stop", "[0].start", KRONECKER),
     Mutation("kronecker_sum/cpu.py", "_parts", "len(left)", "len(left) - 1", KRONECKER),
     Mutation("kronecker_sum/cpu.py", "_width", "left[0].numel()", "2 * left[0].numel()", KRONECKER),
-    Mutation(
-        "kronecker_sum/cpu.py", "_product", "right.unsqueeze(-2), out", "right.unsqueeze(-2) ** 2, out", KRONECKER
-    ),
+    Mutation("kronecker_sum/cpu.py", "_product", "kronecker(left, right", "kronecker(left, -right", KRONECKER),
     Mutation("../layout.py", "kronecker", "right.unsqueeze(-2), out", "right.unsqueeze(-2) ** 2, out", KRONECKER),
     Mutation("../layout.py", "split_kronecker", "torch.sum(grid, 2", "torch.sum(grid, 1", KRONECKER),
     Mutation("../layout.py", "add_rows", "out.mT.index_add_(0, index, x.mT)", "out", LAYOUT),
@@ -83,11 +86,12 @@ MUTATIONS = (
     Mutation(
         "matrix_product.py", "bmm", "zip(left, right, out", "zip(left, right.flip(0), out", "test_batched_products"
     ),
-    Mutation("matrix_product.py", "product_of", "return _linear_bmm if", "return torch.mm if", BATCHED),
-    Mutation("matrix_product.py", "_linear_mm", "out.copy_(", "torch.clone(", "test_a_product_that_is_chosen"),
+    Mutation("matrix_product.py", "times", "torch.mm(x, right, out=out)", "torch.mm(x, right)", CHOSEN),
+    Mutation("matrix_product.py", "has_memory", "_gains(like, right)", "True", CHOSEN),
+    Mutation("matrix_product.py", "_is_tall", "% _IMAGES == 0", "% _IMAGES >= 0", TALL),
+    Mutation("matrix_product.py", "_gradient_of_convolution", "in (left, right)", "in (right, left)", TALL),
     Mutation("chain/cpu.py", "_by_step", "x.squeeze(1).unbind(0)", "x.squeeze(1).flip(0).unbind(0)", CHAIN),
-    Mutation("chain/cpu.py", "_distinct", "turned[id(w)]", "turned[id(weights[0])]", CHAIN),
-    Mutation("matrix_product.py", "_linear_bmm", "zip(left, right, out", "zip(left, right.flip(0), out", BATCHED),
+    Mutation("chain/cpu.py", "_distinct", "found[id(w)]", "found[id(weights[0])]", CHAIN),
     Mutation("matrix_product.py", "_gains", "rows >= _LEAST_ROWS", "rows >= 0", "test_small_and"),
     Mutation("matrix_product.py", "_gradients", "mm(grads[0], right.mT)", "-mm(grads[0], right.mT)", DERIVED),
     Mutation(

@@ -40,17 +40,29 @@ def test_products_equal_those_in_float64(shape: tuple[int, int, int], turned: tu
 def test_batched_products_are_products_of_each(count: int) -> None:
     left, right = drawn(count, 9, 256), drawn(count, 300, 256).mT
     out = torch.full((count, 9, 300), torch.nan)
-    chosen_once = matrix_product.product_of(left, right)(left, right, out=torch.full_like(out, torch.nan))
+    chosen_once = matrix_product.times(right, like=left)(left, torch.full_like(out, torch.nan))
     for found in (matrix_product.bmm(left, right), matrix_product.bmm(left, right, out=out), out, chosen_once):
         expected = left.double() @ right.double()
         torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [300, 700])
+def test_a_product_that_is_chosen_once_says_whose_memory_it_is_in(chosen: bool, width: int) -> None:
+    left, right, out = drawn(9, 256), drawn(width, 256).mT, torch.full((9, width), torch.nan)
+    found = matrix_product.times(right, like=left)(left, out)
+    torch.testing.assert_close(found, (left.double() @ right.double()).float(), rtol=1e-5, atol=1e-4)
+    assert matrix_product.has_memory(left, right) == chosen == (found is not out)
+
+
 @pytest.mark.usefixtures("chosen")
-def test_a_product_that_is_chosen_once() -> None:
-    left, right, out = drawn(9, 256), drawn(300, 256).mT, torch.full((9, 300), torch.nan)
-    assert matrix_product.product_of(left, right)(left, right, out=out) is out
-    torch.testing.assert_close(out, (left.double() @ right.double()).float(), rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize(
+    "sizes", [(400, 128, 130), (512, 256, 256), (2048, 384, 131), (4096, 400, 200), (500, 256, 256)]
+)
+def test_products_over_long_axes_equal_those_in_float64(sizes: tuple[int, int, int]) -> None:
+    inner, rows, width = sizes
+    left, right = drawn(inner, rows).mT, drawn(inner, width)
+    expected = (left.double() @ right.double()).float()
+    torch.testing.assert_close(matrix_product.mm(left, right), expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.usefixtures("chosen")

@@ -1,6 +1,7 @@
 """A chain segment on CPUs: few calls a step, all that does not recur outside of the loop."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -8,53 +9,81 @@ from pcircuits.kernels.chain import reference
 from pcircuits.kernels.chain.reference import Chain
 from pcircuits.kernels.derivatives import Maybe, Tensors, differentiable
 from pcircuits.kernels.guarded import LEAST_DENOMINATOR
-from pcircuits.kernels.matrix_product import bmm, mm, product_of
-from pcircuits.types import Float, Tensor
+from pcircuits.kernels.matrix_product import bmm, has_memory, mm, times
+from pcircuits.types import Float, Int, Tensor
 
 
 def chain(
     weights: Sequence[Float[Tensor, "F K K"]],
-    sides: Float[Tensor, "T F B K"],
+    values: Float[Tensor, "R B K"],
+    rows: Int[Tensor, "T F"],
     first: Float[Tensor, "F B K"],
     *,
     products: Float[Tensor, "T F B K"],
-    sums: Float[Tensor, "T F B K"],
+    sums: Float[Tensor, "T F B K"] | None,
     peaks: Float[Tensor, "T F B 1"],
-) -> None:
-    """`products[t] = sides[t] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] = first`.
+    every: int = 1,
+) -> list[Float[Tensor, "*F B K"]]:
+    """`products[t] = values[rows[t]] sums[t - 1] / peaks[t]` and `sums[t] = weights[t] products[t]`, with `sums[-1] =
+    first`.
 
-    `peaks` are the maxima before that; a maximum of zero counts as the least positive number.
+    `peaks` are the maxima before that, at each `every`-th step, and else left alone: they should be one. A maximum of
+    zero counts as the least positive number. The sums are returned, single rows without their axis. `needs_memory` says
+    whether they are written into `sums`.
     """
-    least, below = torch.finfo(peaks.dtype).tiny, first.squeeze(0)
-    transposed = _distinct(weights, lambda w: w.squeeze(0).mT)
-    multiply = product_of(below, transposed[0])
-    steps = zip(transposed, *map(_by_step, (sides, products, sums, peaks)), strict=True)
-    for w, side, product, total, peak in steps:
+    least, below, found = torch.finfo(peaks.dtype).tiny, first.squeeze(0), list[Tensor]()
+    each = _distinct(weights, lambda w: times(w.squeeze(0).mT, like=below))
+    rooms = _rooms(sums, len(each))
+    steps = zip(each, _sides(values, rows, products), *map(_by_step, (products, peaks)), rooms, strict=True)
+    for t, (multiply, side, product, peak, room) in enumerate(steps):
         torch.mul(side, below, out=product)
-        torch.amax(product, -1, keepdim=True, out=peak)
-        product.div_(peak.clamp_min_(least))
-        multiply(product, w, out=total)
-        below = total
+        if t % every == 0:
+            torch.amax(product, -1, keepdim=True, out=peak)
+            product.div_(peak.clamp_min_(least))
+        below = multiply(product, room)
+        found.append(below)
+    return found
+
+
+def needs_memory(weights: Float[Tensor, "F K K"], first: Float[Tensor, "F B K"]) -> bool:
+    """Whether sums of a chain of such steps are written into given memory."""
+    return not has_memory(first.squeeze(0), weights.squeeze(0))
 
 
 def chain_flows(
     weights: Sequence[Float[Tensor, "F K K"]],
     products: Float[Tensor, "T F B K"],
-    sums: Float[Tensor, "T F B K"],
+    sums: list[Float[Tensor, "*F B K"]],
     last: Float[Tensor, "F B K"],
     *,
+    positive: bool,
     shares: Float[Tensor, "T F B K"],
-    flows: Float[Tensor, "T F B K"],
-) -> None:
-    """Flows of every product, from those of the last sums, into `flows`. `shares` are what the counts are made of."""
-    last, each = last.squeeze(0), _distinct(weights, lambda w: w.squeeze(0))
-    multiply = product_of(last, each[0])
-    torch.clamp_min(sums, LEAST_DENOMINATOR[sums.dtype], out=shares)
-    steps = zip(each, *map(_by_step, (products, shares, flows)), strict=True)
-    for w, product, share, flow in reversed(list(steps)):
-        torch.div(last, share, out=share)
-        multiply(share, w, out=flow)
-        last = flow.mul_(product)
+    flows: Float[Tensor, "T F B K"] | None,
+) -> list[Float[Tensor, "*F B K"]]:
+    """Flows of every product, from those of the last sums; `shares` are what the counts are made of. `positive`: no sum
+    is zero. The flows are returned, as `chain` returns sums; the list of those is used up.
+    """
+    last, least, found = last.squeeze(0), LEAST_DENOMINATOR[last.dtype], list[Tensor]()
+    each = _distinct(weights, lambda w: times(w.squeeze(0), like=last))
+    steps = list(zip(each, *map(_by_step, (products, shares)), _rooms(flows, len(each)), strict=True))
+    for multiply, product, share, room in reversed(steps):
+        total = sums.pop()
+        torch.div(last, total if positive else torch.clamp_min(total, least, out=share), out=share)
+        del total  # whose memory may serve the next product
+        last = multiply(share, room).mul_(product)
+        found.append(last)
+    return found[::-1]
+
+
+def _sides(
+    values: Float[Tensor, "R B K"], rows: Int[Tensor, "T F"], products: Float[Tensor, "T F B K"]
+) -> Sequence[Float[Tensor, "*F B K"]]:
+    """`values[rows]` of each step: of a single row a view, of several taken into the memory of their product."""
+    if rows.shape[1] == 1:
+        each = values.unbind(0)
+        return [each[row] for row in rows.flatten().tolist()]
+    torch.index_select(values, 0, rows.flatten(), out=products.flatten(0, 1))
+    return products.unbind(0)
 
 
 def _by_step(x: Float[Tensor, "T F B K"]) -> Sequence[Tensor]:
@@ -62,10 +91,14 @@ def _by_step(x: Float[Tensor, "T F B K"]) -> Sequence[Tensor]:
     return x.squeeze(1).unbind(0)
 
 
-def _distinct(weights: Sequence[Tensor], view: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """A view of each, made once of those that occur more often."""
-    turned = {key: view(w) for key, w in {id(w): w for w in weights}.items()}
-    return [turned[id(w)] for w in weights]
+def _rooms(results: Float[Tensor, "T F B K"] | None, steps: int) -> Sequence[Tensor | None]:
+    return [None] * steps if results is None else _by_step(results)
+
+
+def _distinct(weights: Sequence[Tensor], view: Callable[[Tensor], Any]) -> list[Any]:
+    """What is made of each, once of those that occur more often."""
+    found = {key: view(w) for key, w in {id(w): w for w in weights}.items()}
+    return [found[id(w)] for w in weights]
 
 
 def tied_counts(
@@ -103,13 +136,12 @@ def recorded(
     """As the reference's, for autograd: without a record of every step. Second derivatives are the reference's."""
 
     def run(w: Tensor, given: Tensor, first: Tensor) -> Tensors:
-        products, sums = (torch.empty_like(given).unsqueeze(1) for _ in range(2))
-        peaks = given.new_empty(len(given), 1, len(first), 1)
-        same = [w.unsqueeze(0)] * len(given)
-        chain(same, given.unsqueeze(1), first.unsqueeze(0), products=products, sums=sums, peaks=peaks)
+        products, peaks = torch.empty_like(given).unsqueeze(1), given.new_empty(len(given), 1, len(first), 1)
+        same, rows = [w.unsqueeze(0)] * len(given), torch.arange(len(given)).unsqueeze(1)
+        sums = chain(same, given, rows, first.unsqueeze(0), products=products, sums=None, peaks=peaks)
         found = peaks.view(len(given), -1)
         scales = start_scale.double() + (input_scales.double() + found.double().log()).cumsum(0)
-        return sums.squeeze(1), scales, found
+        return torch.stack(sums), scales, found
 
     def gradients(arguments: Maybe, found: Tensors, grads: Maybe, needed: Sequence[bool]) -> Maybe:
         w, given, first = (x for x in arguments if x is not None)
