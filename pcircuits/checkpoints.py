@@ -28,9 +28,9 @@ def find_stretches(plan: Plan) -> list[Stretch]:
             found.append(range(start, stop))
             start = stop
     kept = {len(sizes) - 1, *(n for chain in plan.chains for n in range(chain.start, chain.stop))}
-    readers = [{source.level for source in incoming.sources} for incoming in plan.incoming]
     return [
-        Stretch(levels, tuple(n for n in levels if n not in kept and readers[n] <= set(levels))) for levels in found
+        Stretch(levels, tuple(n for n in levels if n not in kept and plan.readers[n] <= set(levels)))
+        for levels in found
     ]
 
 

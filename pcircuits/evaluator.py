@@ -10,9 +10,9 @@ from pcircuits.chains import Chain
 from pcircuits.checkpoints import Stretch, find_stretches
 from pcircuits.evidence import Evidence
 from pcircuits.kernels import choice
-from pcircuits.layout import add_rows, take_rows
+from pcircuits.layout import Rows, add_rows, take_rows
 from pcircuits.levels import Record, add_counts, gather, level_weights, product_of, rows_of_one, side_by_side, split
-from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan
+from pcircuits.plan import Incoming, InnerLevel, InputLevel, Level, MixingLevel, Plan, find_takers
 from pcircuits.semirings import Log, Scaled, Semiring, Steps, SumWeights, Values
 from pcircuits.state_tables import Lookup, look_up
 from pcircuits.types import Float, Int, Tensor
@@ -175,9 +175,12 @@ def _forget(stretch: Stretch, records: list[Record], memory: Memory) -> None:
         _drop(n, records, memory)
 
 
-def _drop(n: int, records: list[Record], memory: Memory) -> None:
+def _drop(n: int, records: list[Record], memory: Memory, given: Sequence[Tensor] = ()) -> None:
+    """Of a level's record, but for memory that now holds what the level has `given`."""
+    held = set(map(_start, given))
     for values in (records[n].product, records[n].values):
-        memory.release(None if values is None else values.v)
+        if values is not None and _start(values.v) not in held:
+            memory.release(values.v)
     records[n] = _nothing(records[n].values.v.dtype, records[n].values.v.device)
 
 
@@ -260,7 +263,7 @@ def _inner_level(
         of_one = rows_of_one(level, records)
         found = None if of_one is None else semiring.sum_of_rows(weights, *of_one)
         if found is not None:
-            return Record(None, found)
+            return Record(None, found, by_parts=True)
     children = [gather(g, records, semiring.memory, f"child{a}") for a, g in enumerate(level.children)]
     if isinstance(level, MixingLevel):
         assert weights is not None
@@ -274,7 +277,9 @@ def _inner_level(
     product = semiring.product(level.product, children)
     if weights is None:
         return Record(product, product)
-    return Record(product if len(children) > 1 else None, semiring.dense_sum(weights, product))
+    raw = semiring.dense_sum(weights, product)
+    by_parts = isinstance(semiring, Scaled) and semiring.goes_by_parts(weights, raw)
+    return Record(product if len(children) > 1 else None, raw, by_parts=by_parts)
 
 
 def _fused_level(
@@ -305,45 +310,46 @@ def downward(
     operations are differentiable. Unless the pass is to be kept, its values' memory is reused on the way.
     """
     plan, semiring, lookup = upward_pass.plan, upward_pass.semiring, upward_pass.lookup
-    looked_up, read = (lookup.tables.levels, lookup.read) if lookup is not None else ((), ())
-    parents = _Parents(plan, semiring.memory)
+    read = () if lookup is None else lookup.read
+    parents = _Parents(plan, semiring.memory, lookup)
     inputs: dict[int, Tensor] = {}
     counts: dict[str, Tensor] = {}
     last = len(plan.levels) - 1
-    covered = {
-        n for segment in upward_pass.segments.values() for n in range(segment.chain.start, segment.chain.stop - 1)
-    }
-    covered.update(set(looked_up) - set(read))
+    steps = {n for segment in upward_pass.segments.values() for n in range(segment.chain.start, segment.chain.stop - 1)}
+    covered = steps | parents.passed_over
     stretch_of = {n: stretch for stretch in upward_pass.stretches for n in stretch.levels}
     here: Stretch | None = None
     above = last + 1
     for n in (n for n in range(last, -1, -1) if n not in covered):
-        for done in () if keep else set(range(n + 1, above)) - covered:
-            _drop(done, upward_pass.records, semiring.memory)
+        for done in () if keep else set(range(n + 1, above)) - steps:
+            _drop(done, upward_pass.records, semiring.memory, parents.given.get(done, ()))
         above = n + 1
         if stretch_of.get(n) is not here:
             if here is not None:
                 _forget(here, upward_pass.records, semiring.memory)
             here = stretch_of[n]
             _remember(here, upward_pass)
-        flows = root_flows.view(1, -1, 1) if n == last else parents.flows_of(n)
+        by_parts = upward_pass.records[n].by_parts
+        flows = Rows(root_flows.view(1, -1, 1)) if n == last else parents.flows_of(n, taken=not by_parts)
         if n in upward_pass.segments:
-            _downward_chain(upward_pass, n, flows, parents, counts if count else None, keep)
+            _downward_chain(upward_pass, n, flows.table, parents, counts if count else None, keep)
             continue
         if isinstance(plan.levels[n], InputLevel) or n in read:
-            inputs[n] = flows
+            inputs[n] = flows.table
             continue
-        parents.give(n, _distributed(upward_pass, n, flows, counts if count else None))
+        parents.give(n, _distributed(upward_pass, n, flows, counts if count else None, keep=keep))
         parents.done_with(n)
     if here is not None:
         _forget(here, upward_pass.records, semiring.memory)
     return inputs, counts
 
 
-def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Tensor] | None) -> Sequence[Tensor]:
+def _distributed(
+    upward_pass: Pass, n: int, given: Rows, counts: dict[str, Tensor] | None, *, keep: bool
+) -> Sequence[Tensor]:
     """Flows of a level's children, one tensor an argument position, and its counts."""
     plan, prepared, semiring, evidence, records, *_ = upward_pass
-    level, record, count = plan.levels[n], records[n], counts is not None
+    level, record, count, flows = plan.levels[n], records[n], counts is not None, given.table
     assert not isinstance(level, InputLevel)
     if record.fused is not None:
         return split(level, _downward_fused(upward_pass, n, flows, counts), plan)
@@ -351,7 +357,7 @@ def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Ten
         return split(level, flows, plan)
     weights = level_weights(level, prepared, evidence)
     pieces: Sequence[Tensor]
-    done = _flows_without_product(upward_pass, n, weights, flows, count=count)
+    done = _flows_by_parts(upward_pass, n, weights, given, count=count, keep=keep)
     if done is not None:
         pieces, found = done
     else:
@@ -366,19 +372,21 @@ def _distributed(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, Ten
     return pieces
 
 
-def _flows_without_product(
-    upward_pass: Pass, n: int, weights: SumWeights, flows: Tensor, *, count: bool
+def _flows_by_parts(
+    upward_pass: Pass, n: int, weights: SumWeights, flows: Rows, *, count: bool, keep: bool
 ) -> tuple[Sequence[Tensor], Tensor | None] | None:
-    """Flows of the children and counts of a level that kept no product, if that can be made a part at a time."""
-    level, record, semiring = upward_pass.plan.levels[n], upward_pass.records[n], upward_pass.semiring
-    if not isinstance(level, InnerLevel) or not isinstance(semiring, Scaled) or record.product is not None:
+    """Flows of a level's children and its counts, if they can be made a part at a time."""
+    level, records, semiring = upward_pass.plan.levels[n], upward_pass.records, upward_pass.semiring
+    record, memory = records[n], semiring.memory
+    if not isinstance(level, InnerLevel) or not isinstance(semiring, Scaled):
         return None
-    if level.product == "kronecker":
-        records, memory = upward_pass.records, semiring.memory
-        left, right = (gather(g, records, memory, f"child{a}") for a, g in enumerate(level.children))
-        return semiring.kronecker_sum_flows(weights, left, right, record.values, flows, count)
-    of_one = rows_of_one(level, upward_pass.records)
-    return None if of_one is None else semiring.sum_of_rows_flows(weights, *of_one, record.values, flows, count)
+    if record.by_parts:
+        values, rows = rows_of_one(level, records) or (product_of(level, record, records, semiring), None)
+        return semiring.sum_flows_by_parts(weights, Rows(values.v, rows), record.values, flows, count=count, keep=keep)
+    if level.product != "kronecker" or record.product is not None:
+        return None
+    left, right = (gather(g, records, memory, f"child{a}") for a, g in enumerate(level.children))
+    return semiring.kronecker_sum_flows(weights, left, right, record.values, flows.table, count)
 
 
 def _downward_chain(
@@ -420,43 +428,53 @@ def _downward_fused(upward_pass: Pass, n: int, flows: Tensor, counts: dict[str, 
 class _Parents:
     """Flows on their way down: what every level gives its children, until all of them have it."""
 
-    def __init__(self, plan: Plan, memory: Memory) -> None:
+    def __init__(self, plan: Plan, memory: Memory, lookup: Lookup | None) -> None:
         self.plan, self.memory = plan, memory
         self.given: dict[int, Sequence[Tensor]] = {}
         self.passed_on: set[int] = set()  # memory of what is given as it is
         self.own: dict[int, Tensor] = {}  # of that what no other level is given
-        self.readers = dict(plan.readers)
+        self.untaken: dict[int, Incoming] = {}  # by the level that reads it
+        tabled = None if lookup is None else lookup.tables
+        takers = plan.takers if tabled is None else find_takers(plan, tabled.levels, tabled.read)
+        self.takers, self.passed_over = dict(takers.number), takers.passed_over
 
     def give(self, n: int, flows: Sequence[Tensor]) -> None:
         self.given[n] = flows
 
-    def flows_of(self, n: int) -> Tensor:
-        """One row a row of the level: that of its parent, or the sum over its parents."""
+    def flows_of(self, n: int, *, taken: bool = True) -> Rows:
+        """One row a row of the level: that of its parent, or the sum over its parents. If rows need not be `taken`,
+        they are some of what parents gave, until the level is done with.
+        """
         incoming, level = self.plan.incoming[n], self.plan.levels[n]
         pieces = [self.given[source.level][source.argument] for source in incoming.sources]
         joined = pieces[0]
-        if len(pieces) == 1 and incoming.index is None and incoming.target is None:
+        if taken and len(pieces) == 1 and incoming.index is None and incoming.target is None:
             self.passed_on.add(_start(joined))
             if len({_start(piece) for piece in self.given[incoming.sources[0].level]}) > 1:
                 self.own[n] = joined
         shape, kept = joined.shape[1:], not _has_sum(level) and incoming.target is None
         if len(pieces) > 1:
             rows = sum(len(piece) for piece in pieces)
-            room = self._room("joined", rows, *shape, like=joined, kept=kept and incoming.index is None)
+            room = self._room("joined", rows, *shape, like=joined, kept=taken and kept and incoming.index is None)
             joined = torch.cat(pieces, out=room)
+        if incoming.target is None and not taken:
+            self.untaken[n] = incoming
+            return Rows(joined, incoming.index)
         if incoming.index is not None:
             room = self._room("flows", len(incoming.index), *shape, like=joined, kept=kept)
             joined = take_rows(joined, incoming.index, out=room)
         if incoming.target is not None:
             joined = self._add_up(joined, incoming.target, level.num_rows)
         self._forget(incoming)
-        return joined
+        return Rows(joined)
 
     def _room(self, name: str, *shape: int, like: Tensor, kept: bool) -> Tensor | None:
         return self.memory.keep(*shape, like=like) if kept else self.memory.scratch(name, *shape, like=like)
 
     def done_with(self, n: int) -> None:
         """The level's flows are read no more, unless they are those of its children."""
+        if (incoming := self.untaken.pop(n, None)) is not None:
+            self._forget(incoming)
         if (own := self.own.pop(n, None)) is not None and _has_sum(self.plan.levels[n]):
             self.memory.release(own)
 
@@ -468,8 +486,8 @@ class _Parents:
 
     def _forget(self, incoming: Incoming) -> None:
         for n in {source.level for source in incoming.sources}:
-            self.readers[n] -= 1
-            if self.readers[n] == 0:
+            self.takers[n] -= 1
+            if self.takers[n] == 0:
                 for piece in self.given.pop(n) if _has_sum(self.plan.levels[n]) else ():
                     if _start(piece) not in self.passed_on:
                         self.memory.release(piece)

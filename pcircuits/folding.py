@@ -24,6 +24,7 @@ from pcircuits.plan import (
     Source,
     Table,
     Weights,
+    gives_what_it_is_given,
 )
 from pcircuits.structures import RegionGraph
 from pcircuits.types import Tensor
@@ -83,9 +84,18 @@ def fold(blocks: Sequence[Block], families: Sequence[InputFamily]) -> Plan:
         for block, where in zip(blocks, places, strict=True)
         if block.owner is not None and where is not None
     }
-    incoming, at = _incoming(levels), tuple(place[i] for i in range(len(blocks)))
+    incoming = _incoming(levels)
     return Plan(
-        levels, groups, incoming, rows, tuple(blocks), at, places, find_chains(levels, incoming), joint_states(levels)
+        levels,
+        groups,
+        _past_products(levels, incoming),
+        tuple(frozenset(source.level for source in of_level.sources) for of_level in incoming),
+        rows,
+        tuple(blocks),
+        tuple(place[i] for i in range(len(blocks))),
+        places,
+        find_chains(levels, incoming),
+        joint_states(levels),
     )
 
 
@@ -196,6 +206,22 @@ def _incoming(levels: Sequence[Level]) -> tuple[Incoming, ...]:
         _assembly(r, [levels[source.level].num_rows for source in r], level.num_rows)
         for r, level in zip(routes, levels, strict=True)
     )
+
+
+def _past_products(levels: Sequence[Level], incoming: Sequence[Incoming]) -> tuple[Incoming, ...]:
+    """Flows of a level whose only source gives what it is given come from that one's sources."""
+    found = list(incoming)
+    for n, below in reversed(list(enumerate(incoming))):
+        over = [source.level for source in below.sources if gives_what_it_is_given(levels[source.level])]
+        if len(below.sources) == len(over) == 1 and (above := found[over[0]]).sources and above.target is None:
+            found[n] = Incoming(above.sources, _composed(above.index, below.index), below.target)
+    return tuple(found)
+
+
+def _composed(first: Tensor | None, then: Tensor | None) -> Tensor | None:
+    if first is None or then is None:
+        return then if first is None else first
+    return first[then]
 
 
 def _assembly(routes: Mapping[Source, list[tuple[Tensor, Tensor]]], sizes: list[int], num_rows: int) -> Incoming:

@@ -30,7 +30,7 @@ def joint_states(levels: Sequence[Level]) -> tuple[JointStates | None, ...]:
 def tabled(plan: Plan, most: int) -> Tabled:
     """The levels with at most `most` joint states, but for those that would be needed by state and by sample."""
     inside = {n for n, states in enumerate(plan.states) if states is not None and states.count <= most}
-    readers = {n: {source.level for source in plan.incoming[n].sources} for n in inside}
+    readers = plan.readers
     while True:
         torn = [readers[n] & inside for n in inside if not readers[n] <= inside]
         outside = set[int]().union(*torn) | {n for n in inside if not _read_by(plan.levels[n]) <= inside}

@@ -3,9 +3,18 @@
 Samples last are `(F, K, B)` in memory and `(F, B, K)` to everyone: operations are the same, and follow their operands.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from pcircuits.types import Float, Int, Tensor
+
+
+class Rows(NamedTuple):
+    """Rows `at` of `table`, which are taken when they are read; None: all of them, in order."""
+
+    table: Float[Tensor, "R B K"]
+    at: Int[Tensor, " F"] | None = None
 
 
 def samples_last(x: Tensor) -> bool:

@@ -17,11 +17,13 @@ from pcircuits.workspace import Memory
 class Record(NamedTuple):
     """What a level leaves for the downward pass: its product (mixing: its terms; None: it is worked out again) and its
     values, which are the sum's where it has one. `fused`: product and sum as the one operation that they were.
+    `by_parts`: flows go through its sum a part at a time.
     """
 
     product: Values | None
     values: Values
     fused: SumProduct | None = None
+    by_parts: bool = False
 
 
 def level_weights(

@@ -3,9 +3,9 @@
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -94,6 +94,11 @@ class MixingLevel:
 Level = InputLevel | InnerLevel | MixingLevel
 
 
+def gives_what_it_is_given(level: Level) -> bool:
+    """Whether the flows of a level's children are its own: a product without a sum."""
+    return isinstance(level, InnerLevel) and level.product == "hadamard" and level.weights is None
+
+
 @dataclass(frozen=True)
 class GroupSpec:
     """A parameter group: `rows` tied or folded copies of an input family's or a sum's parameters."""
@@ -117,7 +122,8 @@ class Source:
 @dataclass(frozen=True)
 class Incoming:
     """Where the flows of a level's rows come from: rows `index` of the sources side by side (None: all, in order). They
-    are the level's rows, or add up at rows `target`.
+    are the level's rows, or add up at rows `target`. A product without a sum, which gives what it is given, is passed
+    over where it is all that gives to the level.
     """
 
     sources: tuple[Source, ...]
@@ -142,6 +148,8 @@ class Plan:
     """`rows` says in which group and row a region's parameters lie: by region id and part, which is "" for an input and
     the sum over the first partition, and otherwise as it is in the names of ties ("_1", "_child0", "_mixing").
 
+    `readers` are the levels that read each level's values.
+
     `blocks` is the circuit before folding, children first, the root last; `at` says in which level and row each block
     is, `places` in which group and row its parameters lie, None where it has none. `chains` are segments that may be
     evaluated as one. `states` are those of each level's rows, None where they are many or not as many in each.
@@ -150,6 +158,7 @@ class Plan:
     levels: tuple[Level, ...]
     groups: Mapping[str, GroupSpec]
     incoming: tuple[Incoming, ...]
+    readers: tuple[frozenset[int], ...]
     rows: Mapping[tuple[int, str], tuple[str, int]]
     blocks: tuple[Block, ...]
     at: tuple[tuple[int, int], ...]
@@ -158,15 +167,36 @@ class Plan:
     states: tuple[JointStates | None, ...]
 
     @functools.cached_property
-    def readers(self) -> Mapping[int, int]:
-        """How many levels read each level."""
-        return Counter(n for incoming in self.incoming for n in {source.level for source in incoming.sources})
+    def takers(self) -> "Takers":
+        return find_takers(self)
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)
 
     def __str__(self) -> str:
         return "\n".join(f"{i:4d}  {_describe(level)}" for i, level in enumerate(self.levels))
+
+
+class Takers(NamedTuple):
+    """How many levels take what each level gives its children, and the levels whose own flows nobody takes."""
+
+    number: Mapping[int, int]
+    passed_over: frozenset[int]
+
+
+def find_takers(plan: Plan, tabled: Collection[int] = (), read: Collection[int] = ()) -> Takers:
+    """Of `tabled` levels none takes flows but those that are `read`; of others a product that gives what it is given
+    takes none if nobody takes from it.
+    """
+    number: Counter[int] = Counter()
+    passed_over = set()
+    for n, incoming in enumerate(plan.incoming):
+        unread = n not in read if n in tabled else gives_what_it_is_given(plan.levels[n]) and not number[n]
+        if unread:
+            passed_over.add(n)
+        else:
+            number.update({source.level for source in incoming.sources})
+    return Takers(number, frozenset(passed_over))
 
 
 def _move(item: Any, device: torch.device) -> Any:

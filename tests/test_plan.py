@@ -7,6 +7,7 @@ import torch
 
 import pcircuits as pc
 from pcircuits import structures
+from pcircuits.plan import gives_what_it_is_given
 
 ORDERED = {
     "hmm": lambda: pc.HMM(2, 3, 6),
@@ -46,6 +47,13 @@ def test_rows_in_order_are_neither_copied_nor_permuted(make: str) -> None:
         assert weights is None or weights.rows is None
     assert all(incoming.target is None for incoming in plan.incoming)
     assert make == "factorized" or all(incoming.index is None for incoming in plan.incoming)
+
+
+def test_flows_pass_over_products_without_sums() -> None:
+    plan = pc.Circuit(structures.quad_graph(4, 4), pc.Categorical(3), num_units=2, layer="cp").plan
+    products = {n for n, level in enumerate(plan.levels) if gives_what_it_is_given(level)}
+    assert products and all(plan.readers[n] for n in products)
+    assert not products & {source.level for incoming in plan.incoming for source in incoming.sources}
 
 
 def test_index_tensors_move_with_the_circuit() -> None:

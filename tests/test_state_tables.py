@@ -96,7 +96,7 @@ def test_a_region_that_is_read_by_state_and_by_sample_is_not_tabled_twice() -> N
     for most in (4, 16, 64, 256, 4096):
         levels, read = state_tables.tabled(plan, most)
         for n in levels:
-            readers = {source.level for source in plan.incoming[n].sources}
+            readers = plan.readers[n]
             assert readers.isdisjoint(levels) if n in read else readers <= set(levels)
 
 

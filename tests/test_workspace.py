@@ -5,9 +5,15 @@ import torch
 
 import pcircuits as pc
 from pcircuits import testing
+from pcircuits.kernels.dense_sum import cpu as dense_sum
 from pcircuits.workspace import Workspace
 
 CIRCUITS = [("binary_tree", "cp"), ("rat", "tucker"), ("rat", "cp"), ("hclt", "cp-t"), ("chain", "cp")]
+LARGE = {
+    "quad_graph": lambda: pc.structures.quad_graph(8, 8),
+    "rat": lambda: pc.structures.rat(64, 4, num_repetitions=4, seed=0),
+    "binary_tree": lambda: pc.structures.binary_tree(64),
+}
 
 
 def poison(workspace: Workspace) -> None:
@@ -44,6 +50,19 @@ def test_a_loop_over_batches_of_one_size_allocates_once() -> None:
     held, size = set(workspace._blocks), workspace.size
     circuit.statistics(evidence, workspace=workspace)
     assert set(workspace._blocks) == held and workspace.size == size > 0
+
+
+@pytest.mark.parametrize("structure", list(LARGE))
+def test_a_step_holds_little_more_than_values_and_counts(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_sum, "CHUNK_ELEMENTS", 1 << 12)
+    circuit = pc.Circuit(LARGE[structure](), pc.Categorical(64), num_units=32, layer="cp", seed=0)
+    x = torch.randint(64, (32, 64), generator=torch.Generator().manual_seed(0))
+    upward, step = Workspace(), Workspace()
+    with torch.no_grad():
+        circuit.log_prob(x, workspace=upward)
+    found = circuit.statistics(x, workspace=step)
+    counts = sum(value.nbytes for parts in found.counts.values() for value in parts.values())
+    assert step.size < 1.1 * (upward.size + counts)
 
 
 def test_a_posterior_owns_its_memory() -> None:

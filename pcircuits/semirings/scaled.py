@@ -31,7 +31,7 @@ from pcircuits.kernels.block_sparse_sum.reference import dense
 from pcircuits.kernels.chain import cpu as cpu_chain
 from pcircuits.kernels.dense_sum import cpu
 from pcircuits.kernels.kronecker_sum import cpu as cpu_kronecker
-from pcircuits.layout import kronecker, samples_last
+from pcircuits.layout import Rows, kronecker, samples_last
 from pcircuits.semirings.semiring import Values
 from pcircuits.semirings.weights import Chosen, SumWeights
 from pcircuits.types import Bool, Float, Int, Tensor
@@ -199,30 +199,42 @@ class Scaled:
 
     def sum_of_rows(self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"]) -> Values | None:
         """`dense_sum` of some rows of values, none of which is kept. None: they have to be taken first."""
-        scratch = self._scratch_of_rows(weights, values, rows)
-        out = None if scratch is None else self._new((len(rows), values.v.shape[1], weights.linear.shape[1]), values.v)
-        if scratch is None or out is None:
+        if self.upper or weights.gates is not None or weights.pattern is not None:
+            return None
+        out = self._new((len(rows), values.v.shape[1], weights.linear.shape[1]), values.v)
+        scratch = self.memory.scratch("rows", cpu.scratch_size(len(rows), values.v), like=values.v)
+        if out is None or scratch is None:
             return None
         raw = cpu.linear_sum_of_rows(weights.linear, values.v, rows, scratch=scratch, out=out)
         return self._sums(weights, values.peak, raw, values.s[rows])
 
-    def sum_of_rows_flows(
-        self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"], raw: Values, flows: Tensor, count: bool
-    ) -> tuple[tuple[Tensor], Tensor | None] | None:
-        """Flows of the rows that `sum_of_rows` summed, and expected counts if asked for."""
-        scratch = self._scratch_of_rows(weights, values, rows)
-        out = None if scratch is None else self._new((len(rows), *values.v.shape[1:]), values.v)
-        if scratch is None or out is None:
-            return None
-        counts = self._new(weights.linear.shape, weights.linear) if count else None
-        share = self._share(flows, raw)
-        cpu.linear_sum_flow_of_rows(weights.linear, values.v, rows, share, scratch=scratch, out=out, counts=counts)
-        return (out,), counts
+    def goes_by_parts(self, weights: SumWeights, raw: Values) -> bool:
+        """Whether `sum_flows_by_parts` serves a sum and is worth it."""
+        if weights.gates is not None or weights.pattern is not None or raw.v.numel() <= cpu.CHUNK_ELEMENTS:
+            return False
+        return self.memory.over(raw.v) is not None
 
-    def _scratch_of_rows(self, weights: SumWeights, values: Values, rows: Int[Tensor, " F"]) -> Tensor | None:
-        if self.upper or weights.gates is not None or weights.pattern is not None:
-            return None
-        return self.memory.scratch("rows", cpu.scratch_size(rows, values.v), like=values.v)
+    def sum_flows_by_parts(
+        self, weights: SumWeights, values: Rows, raw: Values, flows: Rows, *, count: bool, keep: bool
+    ) -> tuple[tuple[Tensor], Tensor | None]:
+        """As `sum_flows`. Sums that need not be kept are written over."""
+        (rows, batch, sums), units = raw.v.shape, values.table.shape[-1]
+        out = self._new((rows, batch, units), values.table) if keep or units != sums else raw.v
+        size = cpu.scratch_size(rows, values.table, sums)
+        scratch = self.memory.scratch("rows", size, like=values.table)
+        assert scratch is not None and out is not None
+        counts = self._new(weights.linear.shape, weights.linear) if count else None
+        cpu.linear_sum_flow_by_parts(
+            weights.linear,
+            values,
+            raw.v,
+            flows,
+            guarded=not self._all_positive(raw),
+            scratch=scratch,
+            out=out,
+            counts=counts,
+        )
+        return (out,), counts
 
     def kronecker_sum(self, weights: SumWeights, left: Values, right: Values) -> Values | None:
         """As `product` and `dense_sum`, without a product that is kept. None: those have to do it."""
@@ -263,8 +275,11 @@ class Scaled:
         least = self._least(weights, peak, raw)
         return Values(raw if least else self._checked(raw), scale, least=least)
 
+    def _all_positive(self, raw: Values) -> bool:
+        return bool(raw.least) and self._clean
+
     def _share(self, flows: Tensor, raw: Values) -> Tensor:
-        if raw.least and self._clean:
+        if self._all_positive(raw):
             return torch.div(flows, raw.v, out=self.memory.scratch_like(flows, "share"))
         return ratio(flows, raw.v, out=self.memory.scratch("share", *flows.shape, like=flows))
 

@@ -1,5 +1,6 @@
 """Kernels that write into given tensors equal their definitions, whatever those tensors held before."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -15,8 +16,9 @@ from pcircuits.kernels.em_step import cpu as em_step
 from pcircuits.kernels.kronecker_sum import cpu as kronecker_sum
 from pcircuits.kernels.kronecker_sum.reference import kronecker_sum as kronecker_sum_by_definition
 from pcircuits.kernels.kronecker_sum.reference import kronecker_sum_flow as kronecker_sum_flow_by_definition
+from pcircuits.layout import Rows
 
-SIZES = [(1, 1, 1, 1), (1, 63, 5, 1000), (3, 7, 63, 2), (2, 1, 1, 63), (63, 5, 2, 3)]
+SIZES = [(1, 1, 1, 1), (1, 63, 5, 1000), (3, 7, 63, 2), (2, 1, 1, 63), (63, 5, 2, 3), (4, 5, 3, 3)]
 
 
 def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -73,7 +75,7 @@ def test_a_dense_sum_of_rows_and_its_flows(
     rows = torch.randint(count, (2 * count + 1,), generator=generator)
     weights = torch.rand(len(rows), outputs, inputs, generator=generator, dtype=dtype)
     lying = (lambda x: x.mT.contiguous().mT) if last else (lambda x: x)
-    size = dense_sum.scratch_size(rows, values)
+    size = dense_sum.scratch_size(len(rows), values)
     assert size == max(1, min(len(rows), chunk // (batch * inputs))) * batch * inputs
     scratch, close = poisoned(size, dtype=dtype), {"rtol": 1e-5, "atol": 1e-7}
     out = lying(poisoned(len(rows), batch, outputs, dtype=dtype))
@@ -82,15 +84,20 @@ def test_a_dense_sum_of_rows_and_its_flows(
     assert found is out and torch.allclose(out, want, **close)
     flows = want * torch.rand(want.shape, generator=generator, dtype=dtype)
     wanted_flows, wanted_counts = linear_sum_flow(weights, values[rows], want, flows, count=True)
-    share, counts = lying(ratio(flows, want)), poisoned(*weights.shape, dtype=dtype)
-    for counted in (counts, None):
+    order, counts = torch.randperm(len(rows), generator=generator), poisoned(*weights.shape, dtype=dtype)
+    given = Rows(lying(flows)), Rows(lying(flows[order]), order.argsort())
+    scratch = poisoned(dense_sum.scratch_size(len(rows), values, outputs), dtype=dtype)
+    summed = Rows(lying(values), rows), Rows(lying(values[rows]))
+    for of_sums, of_values, counted in itertools.product(given, summed, (counts, None)):
         scratch.fill_(torch.nan)
-        room = lying(poisoned(len(rows), batch, inputs, dtype=dtype))
-        got, kept = dense_sum.linear_sum_flow_of_rows(
-            weights, lying(values), rows, share, scratch=scratch, out=room, counts=counted
+        raw = lying(want.clone())
+        room = raw if outputs == inputs else lying(poisoned(len(rows), batch, inputs, dtype=dtype))
+        got, kept = dense_sum.linear_sum_flow_by_parts(
+            weights, of_values, raw, of_sums, guarded=True, scratch=scratch, out=room, counts=counted
         )
         assert got is room and kept is counted and torch.allclose(room, wanted_flows, **close)
-    assert wanted_counts is not None and torch.allclose(counts, wanted_counts, **close)
+        if counted is not None:
+            assert wanted_counts is not None and torch.allclose(counts, wanted_counts, **close)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["units last", "samples last"])

@@ -1,8 +1,11 @@
 """Dense sums that write into given tensors: the definitions of `reference.py` without a temporary of their size."""
 
+import torch
+
 from pcircuits.kernels.chunks import chunks
+from pcircuits.kernels.guarded import LEAST_DENOMINATOR
 from pcircuits.kernels.matrix_product import bmm
-from pcircuits.layout import samples_last, shaped, take_rows
+from pcircuits.layout import Rows, samples_last, shaped, take_rows
 from pcircuits.types import Float, Int, Tensor
 
 CHUNK_ELEMENTS = 1 << 18  # of values that are taken before they are multiplied: they stay in the cache
@@ -45,35 +48,51 @@ def linear_sum_of_rows(
     out: Float[Tensor, "F B O"],
 ) -> Float[Tensor, "F B O"]:
     """`linear_sum` of `values[rows]`, some at a time in `scratch`, which has `scratch_size` elements."""
-    for part in _parts(rows, values):
+    for part in _parts(len(rows), values):
         linear_sum(weights[part], _taken(values, rows[part], scratch), out=out[part])
     return out
 
 
-def linear_sum_flow_of_rows(
+def linear_sum_flow_by_parts(
     weights: Float[Tensor, "F O J"],
-    values: Float[Tensor, "R B J"],
-    rows: Int[Tensor, " F"],
-    share: Float[Tensor, "F B O"],
+    values: Rows,
+    raw: Float[Tensor, "F B O"],
+    flows: Rows,
     *,
+    guarded: bool,
     scratch: Float[Tensor, " N"],
     out: Float[Tensor, "F B J"],
     counts: Float[Tensor, "F O J"] | None,
 ) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
-    """`linear_sum_flow` of `values[rows]`, likewise: flows of what was taken."""
-    for part in _parts(rows, values):
-        taken, found = _taken(values, rows[part], scratch), None if counts is None else counts[part]
-        linear_sum_flow(weights[part], taken, share[part], out=out[part], counts=found)
+    """`linear_sum_flow`, likewise, from flows of the sums `raw`, which `out` may be. `guarded`: sums may be zero.
+    `scratch` has `scratch_size` elements for values and sums.
+    """
+    table, rows = values
+    room = scratch[scratch_size(len(raw), table) :]
+    for part in _parts(len(raw), table):
+        taken = table[part] if rows is None else _taken(table, rows[part], scratch)
+        share = _share(flows, raw, part, guarded=guarded, scratch=room)
+        found = None if counts is None else counts[part]
+        linear_sum_flow(weights[part], taken, share, out=out[part], counts=found)
     return out, counts
 
 
-def scratch_size(rows: Int[Tensor, " F"], values: Float[Tensor, "R B J"]) -> int:
-    """Elements of the values that are taken at a time."""
-    return _parts(rows, values)[0].stop * values[0].numel()
+def scratch_size(rows: int, values: Float[Tensor, "R B J"], sums: int = 0) -> int:
+    """Elements of the values that are taken at a time, of so many rows, and of as many rows of `sums` units."""
+    _, batch, units = values.shape
+    return _parts(rows, values)[0].stop * batch * (units + sums)
 
 
-def _parts(rows: Tensor, values: Tensor) -> list[slice]:
-    return chunks(len(rows), values[0].numel(), CHUNK_ELEMENTS)
+def _share(flows: Rows, raw: Tensor, part: slice, *, guarded: bool, scratch: Tensor) -> Tensor:
+    raw, (table, index) = raw[part], flows
+    share = shaped(scratch[: raw.numel()], raw.shape, raw) if index is None else _taken(table, index[part], scratch)
+    given = table[part] if index is None else share
+    least = LEAST_DENOMINATOR[raw.dtype]
+    return torch.div(given, raw.clamp_min(least) if guarded else raw, out=share)
+
+
+def _parts(rows: int, values: Tensor) -> list[slice]:
+    return chunks(rows, values[0].numel(), CHUNK_ELEMENTS)
 
 
 def _taken(values: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
