@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -338,6 +339,8 @@ def downward(
             inputs[n] = flows.table
             continue
         parents.give(n, _distributed(upward_pass, n, flows, counts if count else None, keep=keep))
+        if by_parts and keep and plan.added_up(n) is not None:
+            parents.added_up.add(n)
         parents.done_with(n)
     if here is not None:
         _forget(here, upward_pass.records, semiring.memory)
@@ -382,7 +385,8 @@ def _flows_by_parts(
         return None
     if record.by_parts:
         values, rows = rows_of_one(level, records) or (product_of(level, record, records, semiring), None)
-        return semiring.sum_flows_by_parts(weights, Rows(values.v, rows), record.values, flows, count=count, keep=keep)
+        given, onto = Rows(values.v, rows), upward_pass.plan.added_up(n) if keep else None
+        return semiring.sum_flows_by_parts(weights, given, record.values, flows, onto, count=count, keep=keep)
     if level.product != "kronecker" or record.product is not None:
         return None
     left, right = (gather(g, records, memory, f"child{a}") for a, g in enumerate(level.children))
@@ -434,6 +438,7 @@ class _Parents:
         self.passed_on: set[int] = set()  # memory of what is given as it is
         self.own: dict[int, Tensor] = {}  # of that what no other level is given
         self.untaken: dict[int, Incoming] = {}  # by the level that reads it
+        self.added_up: set[int] = set()  # levels whose only child has its flows added up already
         tabled = None if lookup is None else lookup.tables
         takers = plan.takers if tabled is None else find_takers(plan, tabled.levels, tabled.read)
         self.takers, self.passed_over = dict(takers.number), takers.passed_over
@@ -447,10 +452,12 @@ class _Parents:
         """
         incoming, level = self.plan.incoming[n], self.plan.levels[n]
         pieces = [self.given[source.level][source.argument] for source in incoming.sources]
-        joined = pieces[0]
+        joined, giver = pieces[0], incoming.sources[0].level
+        if giver in self.added_up:
+            incoming = replace(incoming, target=None)
         if taken and len(pieces) == 1 and incoming.index is None and incoming.target is None:
             self.passed_on.add(_start(joined))
-            if len({_start(piece) for piece in self.given[incoming.sources[0].level]}) > 1:
+            if giver in self.added_up or len({_start(piece) for piece in self.given[giver]}) > 1:
                 self.own[n] = joined
         shape, kept = joined.shape[1:], not _has_sum(level) and incoming.target is None
         if len(pieces) > 1:

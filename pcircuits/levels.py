@@ -73,12 +73,8 @@ def gather(g: Gather, records: Sequence[Record] | Mapping[int, Record], memory: 
 
 def rows_of_one(level: InnerLevel, records: Sequence[Record]) -> tuple[Values, Tensor] | None:
     """What a sum over a single child reads, where that is rows of one level in an order of its own."""
-    if len(level.children) > 1:
-        return None
-    (part, *more), order = level.children[0].parts, level.children[0].order
-    if more or order is not None or not isinstance(part.index, Tensor):
-        return None
-    return records[part.level].values, part.index
+    found = level.rows_of_one
+    return None if found is None else (records[found[0]].values, found[1])
 
 
 def side_by_side(table: Table, records: Sequence[Record]) -> Values:

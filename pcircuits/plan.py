@@ -80,6 +80,14 @@ class InnerLevel:
     num_units: int
     variables: tuple[tuple[int, ...], ...]
 
+    @property
+    def rows_of_one(self) -> tuple[int, Int[Tensor, " F"]] | None:
+        """The level whose rows, and which, a single child is, where they are in an order of their own."""
+        (first, *more), order = self.children[0].parts, self.children[0].order
+        if len(self.children) > 1 or more or order is not None or not isinstance(first.index, Tensor):
+            return None
+        return first.level, first.index
+
 
 @dataclass(frozen=True)
 class MixingLevel:
@@ -169,6 +177,16 @@ class Plan:
     @functools.cached_property
     def takers(self) -> "Takers":
         return find_takers(self)
+
+    def added_up(self, n: int) -> Int[Tensor, " R"] | None:
+        """Where the flows of what level n reads add up to those of the level that it reads, if that is one which takes
+        flows from no other.
+        """
+        level = self.levels[n]
+        read = level.rows_of_one if isinstance(level, InnerLevel) else None
+        incoming = self.incoming[n if read is None else read[0]]
+        alone = read is not None and incoming.sources == (Source(n, 0),) and incoming.index is None
+        return incoming.target if alone else None
 
     def to(self, device: torch.device) -> "Plan":
         return _move(self, device)

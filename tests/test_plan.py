@@ -56,6 +56,15 @@ def test_flows_pass_over_products_without_sums() -> None:
     assert not products & {source.level for incoming in plan.incoming for source in incoming.sources}
 
 
+def test_flows_of_rows_that_several_read_add_up() -> None:
+    circuit = pc.Circuit(pc.structures.quad_graph(4, 4), pc.Categorical(2), num_units=2, layer="cp", seed=0)
+    plan = circuit.plan
+    rows = plan.added_up(1)
+    assert rows is not None and rows.tolist() == plan.levels[1].rows_of_one[1].tolist()
+    assert len(rows) > plan.levels[0].num_rows
+    assert all(plan.added_up(n) is None for n in (0, 2, 5))
+
+
 def test_index_tensors_move_with_the_circuit() -> None:
     inputs = [pc.Categorical(3), pc.Gaussian()]
     circuit = pc.Circuit(structures.binary_tree(4), inputs * 2, num_units=2, layer="cp-t")

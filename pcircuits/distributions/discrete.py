@@ -8,6 +8,7 @@ import torch
 
 from pcircuits.distributions.draw import draw
 from pcircuits.distributions.family import InputFamily, Picks, Rows, Smoothing
+from pcircuits.distributions.packed import pack, spread_packed
 from pcircuits.distributions.soft import Soft, Weighing, places
 from pcircuits.errors import EvidenceError
 from pcircuits.evidence import InputEvidence, Known, rows_of
@@ -24,6 +25,7 @@ from pcircuits.kernels import (
 )
 from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.dense_sum import cpu as dense_sum
+from pcircuits.layout import samples_last
 from pcircuits.types import Bool, Float, Int, Tensor
 from pcircuits.workspace import Memory
 
@@ -31,6 +33,7 @@ _NO_MEMORY = Memory()
 _CHUNK_ELEMENTS = 1 << 22
 _ALIKE = 2.0**10  # largest ratio of values that are rescaled by one power of two
 _DENSE = 0.25  # share of missing values from which on all are treated as missing first
+_PACKED = 0.2  # share of observed values from which on others are packed
 _FEW = 8  # values that are better compared with each one than looked up
 _LIKELIEST = 256  # values whose weights usually hold the maximum, so that the others need not be looked at
 
@@ -209,9 +212,15 @@ class Discrete(InputFamily):
         hard, total = evidence.observed, flows.sum(-1)
         if not exact and evidence.log_weights is None and hard.sum() <= (1 - _DENSE) * hard.numel():
             open_, known = ((~hard) / total, hard.to(total)) if normalise else ((~hard).to(total), total * hard)
-            shares = torch.mul(flows, open_.unsqueeze(-1), out=memory.scratch("shares", *flows.shape, like=flows))
-            spread = _spread(self._shares_of_missing(prepared, rows, shares), prepared.linear, rows, out)
-            return _add_known(spread, self._integers(evidence), known)
+            shares, integers = self._shares_of_missing(prepared, rows, flows), self._integers(evidence)
+            if self._gains_by_packing(prepared, hard, shares, memory):
+                found = flows.new_empty(*hard.shape, self.num_categories) if out is None else out
+                table = _of_rows(prepared.linear, rows)
+                for part in spread_packed(shares, open_, table, pack(~hard), memory, found):
+                    _add_known(found[part], integers[part], known[part])
+                return found
+            shares = torch.mul(shares, open_.unsqueeze(-1), out=memory.scratch("shares", *flows.shape, like=flows))
+            return _add_known(_spread(shares, prepared.linear, rows, out), integers, known)
         if normalise:
             flows, total = flows / total.unsqueeze(-1), torch.ones_like(total)
         certain = torch.where(hard, total, 0.0).unsqueeze(-1)
@@ -226,6 +235,14 @@ class Discrete(InputFamily):
         weighing, shares = self._weighing_and_shares(prepared, rows, evidence, free, flows)
         spread = free.spread(shares, prepared.linear, rows) if weighing is None else weighing.posterior(shares)
         return found.index_put_(free.where, free.dense(spread, self.num_categories, 0.0))
+
+    def _gains_by_packing(
+        self, prepared: Table, hard: Bool[Tensor, "F B"], flows: Float[Tensor, "F B K"], memory: Memory
+    ) -> bool:
+        """Whether to multiply matrices of what is missing alone is worth it."""
+        if memory.over(flows) is None or len(prepared.linear) == 1 or self.num_categories <= _FEW:
+            return False
+        return not samples_last(flows) and float(hard.sum(1).min()) >= _PACKED * hard.shape[1]
 
     def free_posterior(
         self, prepared: Table, rows: Rows, evidence: InputEvidence, flows: Float[Tensor, "F B K"]

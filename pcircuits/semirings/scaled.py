@@ -215,13 +215,26 @@ class Scaled:
         return self.memory.over(raw.v) is not None
 
     def sum_flows_by_parts(
-        self, weights: SumWeights, values: Rows, raw: Values, flows: Rows, *, count: bool, keep: bool
+        self,
+        weights: SumWeights,
+        values: Rows,
+        raw: Values,
+        flows: Rows,
+        onto: Int[Tensor, " F"] | None,
+        *,
+        count: bool,
+        keep: bool,
     ) -> tuple[tuple[Tensor], Tensor | None]:
-        """As `sum_flows`. Sums that need not be kept are written over."""
-        (rows, batch, sums), units = raw.v.shape, values.table.shape[-1]
-        out = self._new((rows, batch, units), values.table) if keep or units != sums else raw.v
-        size = cpu.scratch_size(rows, values.table, sums)
-        scratch = self.memory.scratch("rows", size, like=values.table)
+        """As `sum_flows`, added up at rows `onto` of the values' table if given. Sums that need not be kept are written
+        over.
+        """
+        table, (rows, batch, sums), units = values.table, raw.v.shape, values.table.shape[-1]
+        out = (
+            self._new(table.shape if onto is not None else (rows, batch, units), table)
+            if keep or sums != units
+            else raw.v
+        )
+        scratch = self.memory.scratch("rows", cpu.scratch_size(rows, table, units + sums), like=table)
         assert scratch is not None and out is not None
         counts = self._new(weights.linear.shape, weights.linear) if count else None
         cpu.linear_sum_flow_by_parts(
@@ -231,7 +244,7 @@ class Scaled:
             flows,
             guarded=not self._all_positive(raw),
             scratch=scratch,
-            out=out,
+            out=Rows(out if onto is None else out.zero_(), onto),
             counts=counts,
         )
         return (out,), counts

@@ -86,16 +86,19 @@ def test_a_dense_sum_of_rows_and_its_flows(
     wanted_flows, wanted_counts = linear_sum_flow(weights, values[rows], want, flows, count=True)
     order, counts = torch.randperm(len(rows), generator=generator), poisoned(*weights.shape, dtype=dtype)
     given = Rows(lying(flows)), Rows(lying(flows[order]), order.argsort())
-    scratch = poisoned(dense_sum.scratch_size(len(rows), values, outputs), dtype=dtype)
+    scratch = poisoned(dense_sum.scratch_size(len(rows), values, inputs + outputs), dtype=dtype)
     summed = Rows(lying(values), rows), Rows(lying(values[rows]))
     for of_sums, of_values, counted in itertools.product(given, summed, (counts, None)):
         scratch.fill_(torch.nan)
         raw = lying(want.clone())
         room = raw if outputs == inputs else lying(poisoned(len(rows), batch, inputs, dtype=dtype))
-        got, kept = dense_sum.linear_sum_flow_by_parts(
-            weights, of_values, raw, of_sums, guarded=True, scratch=scratch, out=room, counts=counted
-        )
-        assert got is room and kept is counted and torch.allclose(room, wanted_flows, **close)
+        added = Rows(lying(torch.zeros_like(values)), rows)
+        options = {"guarded": True, "scratch": scratch, "counts": counted}
+        got, _ = dense_sum.linear_sum_flow_by_parts(weights, of_values, raw, of_sums, out=added, **options)
+        assert got is added
+        assert torch.allclose(added.table, torch.zeros_like(values).index_add(0, rows, wanted_flows), **close)
+        got, kept = dense_sum.linear_sum_flow_by_parts(weights, of_values, raw, of_sums, out=Rows(room), **options)
+        assert got.table is room and kept is counted and torch.allclose(room, wanted_flows, **close)
         if counted is not None:
             assert wanted_counts is not None and torch.allclose(counts, wanted_counts, **close)
 

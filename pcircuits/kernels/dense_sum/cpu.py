@@ -5,7 +5,7 @@ import torch
 from pcircuits.kernels.chunks import chunks
 from pcircuits.kernels.guarded import LEAST_DENOMINATOR
 from pcircuits.kernels.matrix_product import bmm
-from pcircuits.layout import Rows, samples_last, shaped, take_rows
+from pcircuits.layout import Rows, add_rows, samples_last, shaped, take_rows
 from pcircuits.types import Float, Int, Tensor
 
 CHUNK_ELEMENTS = 1 << 18  # of values that are taken before they are multiplied: they stay in the cache
@@ -61,26 +61,30 @@ def linear_sum_flow_by_parts(
     *,
     guarded: bool,
     scratch: Float[Tensor, " N"],
-    out: Float[Tensor, "F B J"],
+    out: Rows,
     counts: Float[Tensor, "F O J"] | None,
-) -> tuple[Float[Tensor, "F B J"], Float[Tensor, "F O J"] | None]:
-    """`linear_sum_flow`, likewise, from flows of the sums `raw`, which `out` may be. `guarded`: sums may be zero.
-    `scratch` has `scratch_size` elements for values and sums.
+) -> tuple[Rows, Float[Tensor, "F O J"] | None]:
+    """`linear_sum_flow`, likewise, from flows of the sums `raw`, over which they may be written. `guarded`: sums may be
+    zero. Flows are added to rows `out`, or written to all. `scratch` has `scratch_size` elements for values, their
+    flows and sums.
     """
     table, rows = values
-    room = scratch[scratch_size(len(raw), table) :]
+    size = scratch_size(len(raw), table)
     for part in _parts(len(raw), table):
         taken = table[part] if rows is None else _taken(table, rows[part], scratch)
-        share = _share(flows, raw, part, guarded=guarded, scratch=room)
-        found = None if counts is None else counts[part]
-        linear_sum_flow(weights[part], taken, share, out=out[part], counts=found)
+        share = _share(flows, raw, part, guarded=guarded, scratch=scratch[2 * size :])
+        room = shaped(scratch[size : size + taken.numel()], tuple(taken.shape), table)
+        made = out.table[part] if out.at is None else room
+        linear_sum_flow(weights[part], taken, share, out=made, counts=None if counts is None else counts[part])
+        if out.at is not None:
+            add_rows(out.table, out.at[part], made)
     return out, counts
 
 
-def scratch_size(rows: int, values: Float[Tensor, "R B J"], sums: int = 0) -> int:
-    """Elements of the values that are taken at a time, of so many rows, and of as many rows of `sums` units."""
+def scratch_size(rows: int, values: Float[Tensor, "R B J"], others: int = 0) -> int:
+    """Elements of the values that are taken at a time, of so many rows, and of as many rows of `others` units."""
     _, batch, units = values.shape
-    return _parts(rows, values)[0].stop * batch * (units + sums)
+    return _parts(rows, values)[0].stop * batch * (units + others)
 
 
 def _share(flows: Rows, raw: Tensor, part: slice, *, guarded: bool, scratch: Tensor) -> Tensor:
