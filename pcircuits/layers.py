@@ -56,8 +56,8 @@ class SumGroup(ParameterGroup):
 
     def __init__(self, spec: GroupSpec, generator: torch.Generator | None) -> None:
         super().__init__()
-        uniform = torch.rand(spec.rows, spec.num_units, spec.num_children, generator=generator).mul_(0.98).add_(0.01)
-        self.log_weights = nn.Parameter(uniform.log_().log_softmax(-1))
+        uniform = 0.01 + 0.98 * torch.rand(spec.rows, spec.num_units, spec.num_children, generator=generator)
+        self.log_weights = nn.Parameter(uniform.log().log_softmax(-1))
         self._pattern_of: tuple[Tensor, int, BlockPattern | None] | None = None
 
     def prepare(self) -> SumWeights:
